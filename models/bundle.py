@@ -1,0 +1,200 @@
+"""A bundle: model.onnx and manifest.json, all that is needed to use a model, in one folder.
+
+The manifest carries what usually gets lost between a trainer and a server: channel order, scaling, alignment template,
+dimension, licence, where the file came from, and the calibration that turns a cosine into a decision.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from models.alignment import TEMPLATE_NAMES, Template
+from models.calibration import Calibration
+from models.errors import InvalidBundleError
+
+MANIFEST = "manifest.json"
+MODEL = "model.onnx"
+
+Triple = tuple[float, float, float]
+ModelId = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), allow_inf_nan=False)
+
+
+class InputSpec(_Frozen):
+    """What the network is fed: float32 (N, 3, height, width) = (channel - mean) / std.
+
+    A detector takes any size that is a multiple of `width` and `height`; an embedder takes exactly that size.
+    """
+
+    width: int = Field(ge=16, le=1024)
+    height: int = Field(ge=16, le=1024)
+    channels: Literal["rgb", "bgr"]
+    mean: Triple = (0.0, 0.0, 0.0)
+    std: Triple = (1.0, 1.0, 1.0)
+
+    @model_validator(mode="after")
+    def _std_divides(self) -> "InputSpec":
+        if not all(value > 0 for value in self.std):
+            raise ValueError("std must be positive")
+        return self
+
+
+class Licence(_Frozen):
+    """Under which terms the weights may be used, and who says so."""
+
+    spdx: str
+    commercial_use: bool
+    note: str = ""
+
+
+class Provenance(_Frozen):
+    """Where the file came from: the first publisher, the place it was fetched from, what was done to it."""
+
+    origin: str
+    source: str = ""
+    source_sha256: Sha256 | None = None
+    transform: str = ""
+
+
+class Manifest(_Frozen):
+    """manifest.json, checked field by field; an unknown key is an error."""
+
+    format: Literal[1] = 1
+    id: ModelId
+    kind: Literal["detector", "embedder"]
+    architecture: str = ""
+    model_sha256: Sha256
+    input: InputSpec
+    template: str | None = None
+    dimension: int | None = Field(default=None, ge=2, le=8192)
+    contract_id: str = ""
+    licence: Licence
+    provenance: Provenance
+    metrics: Mapping[str, float] = Field(default_factory=dict)
+    calibration: Calibration | None = None
+
+    @model_validator(mode="after")
+    def _embedder_is_whole(self) -> "Manifest":
+        if self.kind == "detector":
+            return self
+        if self.template not in TEMPLATE_NAMES or self.dimension is None:
+            raise ValueError(f"an embedder needs a dimension and a template out of {', '.join(TEMPLATE_NAMES)}")
+        Template(self.template, self.input.width, self.input.height)
+        return self
+
+    @property
+    def alignment(self) -> Template:
+        """The template of the crops this embedder was trained on.
+
+        Raises:
+            InvalidBundleError: a detector has none.
+        """
+        if self.template is None:
+            raise InvalidBundleError(f"model {self.id} is a {self.kind} and has no alignment template")
+        return Template(self.template, self.input.width, self.input.height)
+
+
+def contract_id(manifest: Manifest) -> str:
+    """Hash of everything that changes a vector: weights, input, alignment, dimension. 16 hexadecimal digits.
+
+    Name, licence, metrics and calibration are left out: changing them leaves old vectors comparable with new ones.
+    """
+    meaning = {
+        "kind": manifest.kind,
+        "model_sha256": manifest.model_sha256,
+        "input": manifest.input.model_dump(mode="json"),
+        "template": manifest.template,
+        "dimension": manifest.dimension,
+    }
+    canonical = json.dumps(meaning, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode()).hexdigest()[:16]
+
+
+def seal(manifest: Manifest) -> Manifest:
+    """The same manifest with its contract_id filled in."""
+    return manifest.model_copy(update={"contract_id": contract_id(manifest)})
+
+
+@dataclass(frozen=True, slots=True)
+class Bundle:
+    """A validated bundle on disk."""
+
+    folder: Path
+    manifest: Manifest
+
+    @property
+    def model_path(self) -> Path:
+        """The ONNX file."""
+        return self.folder / MODEL
+
+
+def read_manifest(path: Path) -> Manifest:
+    """Parse a manifest file.
+
+    Raises:
+        InvalidBundleError: missing, not JSON, an unknown or wrong field, or a contract_id that is not the hash
+            of its own fields.
+    """
+    try:
+        manifest = Manifest.model_validate_json(path.read_bytes())
+    except OSError as error:
+        raise InvalidBundleError(f"cannot read {path}: {error.strerror}") from error
+    except ValidationError as error:
+        raise InvalidBundleError(f"{path}: {first_problem(error)}") from error
+    if manifest.contract_id != contract_id(manifest):
+        raise InvalidBundleError(f"{path}: contract_id does not belong to this manifest")
+    return manifest
+
+
+def load(folder: Path) -> Bundle:
+    """Read and verify a bundle: the manifest's form, and that the model file is the one it names.
+
+    Raises:
+        InvalidBundleError: anything missing, damaged or not matching its digest.
+    """
+    manifest = read_manifest(folder / MANIFEST)
+    digest = sha256_file(folder / MODEL)
+    if digest != manifest.model_sha256:
+        raise InvalidBundleError(f"{folder / MODEL} has the digest {digest}, its manifest says {manifest.model_sha256}")
+    return Bundle(folder, manifest)
+
+
+def write(folder: Path, model: bytes, manifest: Manifest) -> Bundle:
+    """Write a bundle into a folder that exists. Making the write atomic is the registry's part."""
+    (folder / MODEL).write_bytes(model)
+    (folder / MANIFEST).write_text(manifest_json(manifest))
+    return load(folder)
+
+
+def manifest_json(manifest: Manifest) -> str:
+    """The manifest as it is stored."""
+    return manifest.model_dump_json(indent=2, exclude_none=True) + "\n"
+
+
+def sha256_file(path: Path) -> str:
+    """SHA-256 of a file, hexadecimal.
+
+    Raises:
+        InvalidBundleError: the file cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise InvalidBundleError(f"cannot read {path}: {error.strerror}") from error
+
+
+def first_problem(error: ValidationError) -> str:
+    """The first problem of a validation, in one line."""
+    problem: Any = error.errors(include_url=False)[0]
+    where = ".".join(str(part) for part in problem["loc"])
+    return f"{where}: {problem['msg']}" if where else str(problem["msg"])

@@ -1,0 +1,180 @@
+"""Bytes to an upright RGB array. Format and size are read from the header and checked before any pixel is decoded.
+
+Accepted: JPEG, PNG, WebP and BMP, of any colour mode (grey, palette, alpha over white, CMYK, 16 bits a channel).
+EXIF orientation is applied, so every coordinate downstream is a pixel of the upright image.
+"""
+
+import io
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from models.errors import (
+    ImageTooLargeError,
+    InvalidImageError,
+    PayloadTooLargeError,
+    UnsupportedMediaTypeError,
+)
+
+Pixels = NDArray[np.uint8]
+
+# Our own limit is checked right after the header; Pillow's would warn or raise at a size of its own choosing.
+Image.MAX_IMAGE_PIXELS = None
+
+EXIF_ORIENTATION = 0x0112
+# Genuine progressive files have about ten scans. Thousands of empty ones cost minutes in a small file.
+MAX_JPEG_SCANS = 100
+
+_ALLOWED = {b"\xff\xd8\xff": "JPEG", b"\x89PNG\r\n\x1a\n": "PNG", b"BM": "BMP"}
+_REFUSED = {
+    b"GIF8": "GIF",
+    b"II*\0": "TIFF",
+    b"MM\0*": "TIFF",
+    b"8BPS": "PSD",
+    b"\0\0\x01\0": "ICO",
+    b"%PDF": "PDF",
+    b"%!PS": "EPS",
+    b"\0\0\0\x0cjP  ": "JPEG 2000",
+    b"\xff\x4f\xff\x51": "JPEG 2000",
+    b"qoif": "QOI",
+    b"DDS ": "DDS",
+    b"<svg": "SVG",
+    b"<?xml": "SVG",
+}
+# Pillow raises whatever a damaged file provokes in its parsers, not only its own error.
+_TRANSPOSE = {
+    2: (Image.Transpose.FLIP_LEFT_RIGHT,),
+    3: (Image.Transpose.ROTATE_180,),
+    4: (Image.Transpose.FLIP_TOP_BOTTOM,),
+    5: (Image.Transpose.TRANSPOSE,),
+    6: (Image.Transpose.ROTATE_270,),
+    7: (Image.Transpose.TRANSVERSE,),
+    8: (Image.Transpose.ROTATE_90,),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class ImageLimits:
+    """What is refused before decoding: bytes of the file, pixels in all, pixels along one side."""
+
+    max_bytes: int = 20 * 2**20
+    max_pixels: int = 64_000_000
+    max_side: int = 32_767
+
+
+def decode(data: bytes, limits: ImageLimits | None = None) -> Pixels:
+    """Decode an image file to upright RGB.
+
+    Args:
+        data: the whole file.
+        limits: what to refuse unread; the defaults of `ImageLimits` if left out.
+
+    Returns:
+        uint8 array (height, width, 3), RGB, C-contiguous and read-only.
+
+    Raises:
+        PayloadTooLargeError: more bytes than `max_bytes`.
+        UnsupportedMediaTypeError: a known format outside the allow-list.
+        ImageTooLargeError: the header states more pixels than the limits.
+        InvalidImageError: empty, unknown, truncated or damaged.
+    """
+    limits = limits or ImageLimits()
+    if len(data) > limits.max_bytes:
+        raise PayloadTooLargeError(
+            f"the image has {len(data)} bytes, the limit is {limits.max_bytes}", limit=limits.max_bytes
+        )
+    form = _sniff(data)
+    if form == "WEBP":  # Pillow's WebP decoder allocates the canvas on opening: look at the header first.
+        _check_size(*_webp_size(data), limits)
+    if form == "JPEG" and data.count(b"\xff\xda") > MAX_JPEG_SCANS:
+        raise InvalidImageError(f"the JPEG has more than {MAX_JPEG_SCANS} scans")
+    return _decode_checked(data, form, limits)
+
+
+def _sniff(data: bytes) -> str:
+    if not data:
+        raise InvalidImageError("the image is empty")
+    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        return "WEBP"
+    for magic, form in _ALLOWED.items():
+        if data.startswith(magic):
+            return form
+    refused = next((form for magic, form in _REFUSED.items() if data.startswith(magic)), None)
+    if data[4:8] == b"ftyp":
+        refused = "HEIF, AVIF or video"
+    if refused:
+        raise UnsupportedMediaTypeError(f"{refused} is not accepted; send JPEG, PNG, WebP or BMP")
+    raise InvalidImageError("these bytes are not a JPEG, PNG, WebP or BMP image")
+
+
+def _webp_size(data: bytes) -> tuple[int, int]:
+    """Width and height as the header of a WebP file states them (RFC 9649, sections 2.5 to 2.7)."""
+    chunk, body = data[12:16], data[20:30]
+    if len(body) < 10:
+        raise InvalidImageError("the WebP header is truncated")
+    if chunk == b"VP8X":
+        return int.from_bytes(body[4:7], "little") + 1, int.from_bytes(body[7:10], "little") + 1
+    if chunk == b"VP8L":
+        bits = int.from_bytes(body[1:5], "little")
+        return (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
+    if chunk == b"VP8 ":
+        return int.from_bytes(body[6:8], "little") & 0x3FFF, int.from_bytes(body[8:10], "little") & 0x3FFF
+    raise InvalidImageError("the WebP header is damaged")
+
+
+def _check_size(width: int, height: int, limits: ImageLimits) -> None:
+    if width * height > limits.max_pixels or max(width, height) > limits.max_side:
+        raise ImageTooLargeError(
+            f"the image is {width} x {height} pixels; the limit is {limits.max_pixels} pixels, "
+            f"{limits.max_side} a side",
+            width=width,
+            height=height,
+            max_pixels=limits.max_pixels,
+            max_side=limits.max_side,
+        )
+
+
+def _decode_checked(data: bytes, form: str, limits: ImageLimits) -> Pixels:
+    try:
+        with Image.open(io.BytesIO(data), formats=[form]) as image:
+            _check_size(*image.size, limits)
+            return np.ascontiguousarray(_to_rgb(_upright(image)), dtype=np.uint8)
+    except ImageTooLargeError:
+        raise
+    except MemoryError:
+        raise
+    except Exception as error:  # Pillow's parsers raise anything from SyntaxError to struct.error on damage
+        raise InvalidImageError(f"the {form} image cannot be decoded: {error}") from error
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    orientation = _orientation(image)
+    image.load()
+    for method in _TRANSPOSE.get(orientation, ()):
+        image = _keep_transparency(image).transpose(method)
+    return image
+
+
+def _orientation(image: Image.Image) -> int:
+    try:
+        value = image.getexif().get(EXIF_ORIENTATION, 1)
+        return int(value)
+    except Exception:  # damaged metadata is no reason to refuse good pixels
+        return 1
+
+
+def _keep_transparency(image: Image.Image) -> Image.Image:
+    return image.convert("RGBA") if "transparency" in image.info else image
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I"):  # 16 bits a channel: Pillow's own conversion clips instead of scaling
+        wide = np.asarray(image).astype(np.uint32)
+        image = Image.fromarray((wide >> 8).clip(0, 255).astype(np.uint8))
+    if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
+        # The colour under a transparent pixel is arbitrary; white is what viewers show.
+        rgba = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
+    return image.convert("RGB")

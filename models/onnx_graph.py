@@ -1,0 +1,122 @@
+"""Foreign ONNX files to plain graphs that ONNX Runtime takes: float weights, one input, a free batch axis."""
+
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import numpy_helper
+
+from models.errors import InvalidBundleError
+
+
+def plain(model: bytes, *, free_size: bool = False) -> bytes:
+    """Rewrite an ONNX file so that any runtime loads it, without changing what it computes.
+
+    - DequantizeLinear (per tensor, axis or block) and Reshape of constants are folded into float initialisers: older
+      ONNX Runtimes refuse block_size on per-tensor nodes, and float weights are the faster ones on a CPU.
+    - Graph inputs that are weights, or left over from a quantiser that renamed them, are unlisted: a runtime would ask
+      the caller for their values.
+    - A batch axis fixed at 1 is freed; with `free_size` also height and width.
+
+    Args:
+        model: an ONNX file.
+        free_size: for detectors, which take photos of any size.
+
+    Returns:
+        The rewritten file; the very same bytes for the same input.
+
+    Raises:
+        InvalidBundleError: not an ONNX file, weights outside the file, or not exactly one input.
+    """
+    proto = _parse(model)
+    graph = proto.graph
+    _refuse_external_data(graph)
+    _fold_constants(graph)
+    constants = {tensor.name for tensor in graph.initializer}
+    used = {name for node in graph.node for name in node.input}
+    _keep(graph.input, [value for value in graph.input if value.name in used - constants])
+    if len(graph.input) != 1:
+        raise InvalidBundleError(f"the model must have one input, it has {[value.name for value in graph.input]}")
+    _free_axes(graph, free_size)
+    del graph.value_info[:]  # shapes of the old graph; runtimes infer their own
+    return _serialize(proto)
+
+
+def _parse(model: bytes) -> Any:
+    try:
+        proto = onnx.load_model_from_string(model)
+        onnx.checker.check_model(proto)
+    except Exception as error:  # protobuf and the checker each raise their own
+        raise InvalidBundleError(f"this is not a valid ONNX model: {str(error).splitlines()[0]}") from error
+    return proto
+
+
+def _serialize(proto: Any) -> bytes:
+    data: bytes = proto.SerializeToString(deterministic=True)
+    return data
+
+
+def _refuse_external_data(graph: Any) -> None:
+    if any(tensor.data_location == onnx.TensorProto.EXTERNAL for tensor in graph.initializer):
+        raise InvalidBundleError("the model keeps its weights in other files; save it as one file")
+
+
+def _keep(repeated: Any, values: list[Any]) -> None:
+    kept = [type(value).FromString(value.SerializeToString()) for value in values]
+    del repeated[:]
+    repeated.extend(kept)
+
+
+def _fold_constants(graph: Any) -> None:
+    values = {tensor.name: tensor for tensor in graph.initializer}
+    folded: set[str] = set()
+    for node in graph.node:
+        if node.op_type not in ("DequantizeLinear", "Reshape") or any(name not in values for name in node.input):
+            continue
+        arrays = [numpy_helper.to_array(values[name]) for name in node.input]
+        result = _dequantize(node, arrays) if node.op_type == "DequantizeLinear" else _reshape(arrays)
+        values[node.output[0]] = numpy_helper.from_array(np.ascontiguousarray(result), node.output[0])
+        folded.add(node.output[0])
+    if folded:
+        _keep(graph.node, [node for node in graph.node if node.output[0] not in folded])
+        used = {name for node in graph.node for name in node.input}
+        _keep(graph.initializer, [tensor for name, tensor in sorted(values.items()) if name in used])
+
+
+def _reshape(arrays: list[Any]) -> Any:
+    data, shape = arrays
+    return data.reshape([data.shape[i] if size == 0 else int(size) for i, size in enumerate(shape)])
+
+
+def _dequantize(node: Any, arrays: list[Any]) -> Any:
+    """(x - zero_point) * scale with scales per tensor, axis or block (ONNX operator DequantizeLinear, version 21)."""
+    x, scale = arrays[0], arrays[1].astype(np.float32)
+    zero = arrays[2] if len(arrays) > 2 else np.zeros(scale.shape, x.dtype)
+    attributes = {attribute.name: attribute.i for attribute in node.attribute}
+    axis, block = attributes.get("axis", 1), attributes.get("block_size", 0)
+    scale, zero = (_spread(part, x.shape, axis, block) for part in (scale, zero))
+    return (x.astype(np.float32) - zero.astype(np.float32)) * scale
+
+
+def _spread(part: Any, shape: tuple[int, ...], axis: int, block: int) -> Any:
+    if part.ndim == 0 or part.size == 1:
+        return part.reshape(())
+    if part.ndim == len(shape):  # one value a block
+        blocks = block or -(-shape[axis] // part.shape[axis])
+        return np.repeat(part, blocks, axis=axis).take(range(shape[axis]), axis=axis)
+    return part.reshape([-1 if i == axis % len(shape) else 1 for i in range(len(shape))])
+
+
+def _free_axes(graph: Any, free_size: bool) -> None:
+    batch = graph.input[0].type.tensor_type.shape.dim
+    if len(batch) != 4:
+        raise InvalidBundleError(f"the model's input must be (N, 3, height, width), it has {len(batch)} axes")
+    if free_size:
+        batch[2].dim_param, batch[3].dim_param = "height", "width"
+        for value in graph.output:  # one row an anchor, and their number follows the photo
+            value.type.tensor_type.ClearField("shape")
+        return
+    for value in (graph.input[0], *graph.output):
+        dims = value.type.tensor_type.shape.dim
+        if len(dims) and dims[0].dim_value == 1:
+            dims[0].dim_param = "batch"

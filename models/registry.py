@@ -1,0 +1,171 @@
+"""Bundles on disk: add, resolve, promote, roll back. After a crash a change is whole, or did not happen.
+
+<root>/bundles/<id>/manifest.json, model.onnx     never changed once there
+<root>/state.json                                 {"embedder": ["newest champion", ..., "first"], "detector": [...]}
+<root>/lock                                       held by the process that changes something
+"""
+
+import contextlib
+import fcntl
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from models import bundle as bundles
+from models.bundle import Bundle, Manifest
+from models.errors import FaceError, InvalidBundleError, ModelNotFoundError
+
+State = dict[str, list[str]]
+
+
+class ModelExistsError(FaceError):
+    """A different bundle of that name is there already."""
+
+    code = "already_exists"
+
+
+class Registry:
+    """The folder that holds the bundles of one server."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self._bundles = root / "bundles"
+
+    def list(self) -> list[Manifest]:
+        """Manifests of all bundles, by name."""
+        folders = sorted(self._bundles.glob("[!.]*")) if self._bundles.is_dir() else []
+        return [bundles.read_manifest(folder / bundles.MANIFEST) for folder in folders]
+
+    def champion(self, kind: str) -> str | None:
+        """Name of the promoted model of a kind (`detector` or `embedder`)."""
+        history = self._state().get(kind, [])
+        return history[0] if history else None
+
+    def resolve(self, kind: str, model_id: str | None = None) -> Bundle:
+        """The verified bundle of that name, or the champion of the kind if no name is given.
+
+        Raises:
+            ModelNotFoundError: no such model, or nothing was promoted yet.
+            InvalidBundleError: it is there but damaged, or of another kind.
+        """
+        name = model_id or self.champion(kind)
+        if name is None:
+            raise ModelNotFoundError(f"there is no {kind} yet; run: facesphere models pull")
+        folder = self._folder(name)
+        if not folder.is_dir():
+            raise ModelNotFoundError(f"there is no model {name!r} in {self._root}", model=name)
+        bundle = bundles.load(folder)
+        if bundle.manifest.kind != kind:
+            raise InvalidBundleError(f"model {name} is a {bundle.manifest.kind}, not a {kind}")
+        return bundle
+
+    def add(self, model: bytes, manifest: Manifest) -> Bundle:
+        """Store a bundle. Adding the same one again does nothing.
+
+        Raises:
+            ModelExistsError: another bundle has that name.
+            InvalidBundleError: the manifest does not belong to the model.
+        """
+        with self._lock():
+            folder = self._folder(manifest.id)
+            if folder.exists():
+                return self._same_or_refuse(folder, manifest)
+            with tempfile.TemporaryDirectory(prefix=".new-", dir=self._bundles) as temporary:
+                staged = Path(temporary) / manifest.id
+                staged.mkdir()
+                bundles.write(staged, model, manifest)
+                for path in (staged / bundles.MODEL, staged / bundles.MANIFEST, staged):
+                    _fsync(path)
+                staged.rename(folder)
+                _fsync(self._bundles)
+            return Bundle(folder, manifest)
+
+    def promote(self, model_id: str) -> Manifest:
+        """Make a model the champion of its kind.
+
+        Raises:
+            ModelNotFoundError: no such model.
+        """
+        folder = self._folder(model_id)
+        if not folder.is_dir():
+            raise ModelNotFoundError(f"there is no model {model_id!r} in {self._root}", model=model_id)
+        manifest = bundles.read_manifest(folder / bundles.MANIFEST)
+        with self._lock():
+            state = self._state()
+            history = state.get(manifest.kind, [])
+            if history[:1] != [model_id]:
+                self._write_state({**state, manifest.kind: [model_id, *history]})
+        return manifest
+
+    def roll_back(self, kind: str) -> str:
+        """Make the champion before the present one champion again, and return its name.
+
+        Raises:
+            ModelNotFoundError: there was none.
+        """
+        with self._lock():
+            state = self._state()
+            history = state.get(kind, [])
+            if len(history) < 2:
+                raise ModelNotFoundError(f"there is no earlier {kind} to go back to")
+            self._write_state({**state, kind: history[1:]})
+            return history[1]
+
+    def remove_leftovers(self) -> None:
+        """Delete what an interrupted `add` left behind."""
+        with self._lock():
+            for folder in self._bundles.glob(".new-*"):
+                shutil.rmtree(folder)
+
+    def _folder(self, model_id: str) -> Path:
+        if not model_id or "/" in model_id or model_id.startswith("."):
+            raise ModelNotFoundError(f"{model_id!r} is not a model's name")
+        return self._bundles / model_id
+
+    def _same_or_refuse(self, folder: Path, manifest: Manifest) -> Bundle:
+        there = bundles.load(folder)
+        if there.manifest != manifest:
+            raise ModelExistsError(f"another model named {manifest.id} is there already", model=manifest.id)
+        return there
+
+    def _state(self) -> State:
+        path = self._root / "state.json"
+        try:
+            state = json.loads(path.read_text())
+        except FileNotFoundError:
+            return {}
+        except (OSError, ValueError) as error:
+            raise InvalidBundleError(f"{path} cannot be read: {error}") from error
+        if not isinstance(state, dict) or not all(_is_history(value) for value in state.values()):
+            raise InvalidBundleError(f"{path} is not a list of model names for each kind")
+        return state
+
+    def _write_state(self, state: State) -> None:
+        path = self._root / "state.json"
+        temporary = path.with_suffix(".tmp")
+        temporary.write_text(json.dumps(state, indent=2) + "\n")
+        _fsync(temporary)
+        temporary.replace(path)
+        _fsync(self._root)
+
+    @contextlib.contextmanager
+    def _lock(self) -> Iterator[None]:
+        self._bundles.mkdir(parents=True, exist_ok=True)
+        with (self._root / "lock").open("w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield
+
+
+def _is_history(value: object) -> bool:
+    return isinstance(value, list) and all(isinstance(item, str) for item in value)
+
+
+def _fsync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,160 @@
+"""ONNX Runtime session: the device that was asked for is the device that is used, or opening fails."""
+
+import os
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+import onnxruntime as ort
+
+from models.errors import DeviceUnavailableError, InvalidBundleError
+from models.preprocess import Vectors
+
+Device = Literal["auto", "cpu", "cuda", "tensorrt", "openvino"]
+DEVICES: tuple[str, ...] = get_args(Device)
+
+_PROVIDERS = {
+    "cpu": "CPUExecutionProvider",
+    "cuda": "CUDAExecutionProvider",
+    "tensorrt": "TensorrtExecutionProvider",
+    "openvino": "OpenVINOExecutionProvider",
+}
+# Chosen by itself only where a graph is not compiled for minutes first, and precision does not depend on the processor.
+_AUTO = ("cuda", "cpu")
+_EXTRAS = {"cuda": "gpu", "tensorrt": "gpu", "openvino": "openvino", "cpu": "cpu"}
+# OpenVINO picks bfloat16 by itself on processors that have it: the same photo would then give other vectors elsewhere.
+_OPTIONS: dict[str, dict[str, str]] = {
+    "openvino": {
+        "device_type": "CPU",
+        "load_config": '{"CPU": {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": "%d"}}',
+    },
+}
+
+
+@dataclass(frozen=True, slots=True)
+class SessionOptions:
+    """Where and with how many threads a session runs. 0 threads: all cores."""
+
+    device: str = "auto"
+    threads: int = 1
+
+
+def installed_runtimes() -> list[str]:
+    """Names of the ONNX Runtime distributions that are installed; they all write the same folder."""
+    names = {str(dist.metadata["Name"]).lower().replace("_", "-") for dist in metadata.distributions()}
+    return sorted(name for name in names if name == "onnxruntime" or name.startswith("onnxruntime-"))
+
+
+def choose_device(asked: str, available: list[str], runtimes: list[str]) -> str:
+    """The one device to try.
+
+    Args:
+        asked: a member of `DEVICES`.
+        available: execution providers compiled into the runtime.
+        runtimes: what `installed_runtimes` found.
+
+    Raises:
+        DeviceUnavailableError: unknown, not compiled in, or several runtimes overwrote each other.
+    """
+    if asked not in DEVICES:
+        raise DeviceUnavailableError(f"unknown device {asked!r}; known: {', '.join(DEVICES)}")
+    if len(runtimes) > 1:
+        raise DeviceUnavailableError(
+            f"{' and '.join(runtimes)} are installed together and overwrite each other; "
+            f"uninstall all of them, then install one"
+        )
+    if asked == "auto":
+        return next(device for device in _AUTO if _PROVIDERS[device] in available)
+    if _PROVIDERS[asked] not in available:
+        raise DeviceUnavailableError(
+            f"device {asked} was asked for, but the installed {' '.join(runtimes) or 'onnxruntime'} offers only "
+            f"{', '.join(available)}; install facesphere[{_EXTRAS[asked]}]"
+        )
+    return asked
+
+
+class Session:
+    """One loaded network. `run` may be called from several threads."""
+
+    def __init__(self, path: Path, options: SessionOptions) -> None:
+        runtimes = installed_runtimes()
+        device = choose_device(options.device, ort.get_available_providers(), runtimes)
+        self._session, self.device = _open(path, device, options)
+        node = self._session.get_inputs()[0]
+        self._input = node.name
+        self.input_shape: tuple[int | str | None, ...] = tuple(node.shape)
+        self.output_names: list[str] = [output.name for output in self._session.get_outputs()]
+
+    @property
+    def fixed_batch(self) -> int | None:
+        """The only batch size that the graph takes, or None if it takes any."""
+        size = self.input_shape[0]
+        return size if isinstance(size, int) and size > 0 else None
+
+    def run(self, batch: Vectors) -> dict[str, Vectors]:
+        """Run the network on float32 (N, 3, H, W); every output by its name."""
+        outputs = self._session.run(None, {self._input: batch})
+        return dict(zip(self.output_names, outputs, strict=True))
+
+
+def _open(path: Path, device: str, options: SessionOptions) -> tuple[Any, str]:
+    threads = options.threads or os.cpu_count() or 1
+    try:
+        session = ort.InferenceSession(
+            str(path),
+            sess_options=_ort_options(threads),
+            providers=[(_PROVIDERS[device], _provider_options(device, threads))],
+        )
+    except Exception as error:  # the runtime raises a family of its own
+        raise InvalidBundleError(f"{path.name} cannot be loaded on {device}: {_one_line(error)}") from error
+    # The runtime drops a provider that fails to start and carries on with the CPU without an error.
+    used = session.get_providers()[0]
+    if used == _PROVIDERS[device]:
+        session.disable_fallback()
+        return session, device
+    if options.device == "auto":
+        return session, "cpu"
+    raise DeviceUnavailableError(f"device {device} was asked for, but ONNX Runtime would use {used}")
+
+
+def _ort_options(threads: int) -> Any:
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 4
+    # Idle threads that spin take the cores from decoding and alignment.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    return options
+
+
+def _provider_options(device: str, threads: int) -> dict[str, str]:
+    return {key: value % threads if "%d" in value else value for key, value in _OPTIONS.get(device, {}).items()}
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:300]
+
+
+def check_embedder(session: Session, width: int, height: int, dimension: int | None) -> int:
+    """Run an embedder once and return its dimension.
+
+    Raises:
+        InvalidBundleError: it does not run on that size, gives no single vector a crop, not the dimension that was
+            stated, or vectors that are not finite.
+    """
+    count = session.fixed_batch or 2
+    noise = np.random.default_rng(0).normal(size=(count, 3, height, width)).astype(np.float32)
+    try:
+        outputs = list(session.run(noise).values())
+    except Exception as error:  # the runtime raises a family of its own
+        raise InvalidBundleError(f"the model does not run on {width} x {height}: {_one_line(error)}") from error
+    first = outputs[0]
+    if len(outputs) != 1 or first.ndim != 2 or first.shape[0] != count:
+        raise InvalidBundleError(f"an embedder gives one vector a crop, this gives {[o.shape for o in outputs]}")
+    if not np.isfinite(first).all():
+        raise InvalidBundleError("the model gives values that are not finite")
+    if dimension is not None and first.shape[1] != dimension:
+        raise InvalidBundleError(f"the model gives {first.shape[1]} values, its manifest says {dimension}")
+    return int(first.shape[1])

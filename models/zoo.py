@@ -1,0 +1,166 @@
+"""The default models, and where they come from.
+
+The manifests lie in models/defaults; the weights are fetched from their source on the user's machine, checked against
+the pinned SHA-256, rewritten to a plain float graph and checked again. A source is written as one string:
+
+    pypi:PROJECT==VERSION#MEMBER     a file inside a wheel, fetched with pip (which knows the user's mirrors)
+    https://...                      a file on a server
+    any other text                   a path on this machine
+"""
+
+import hashlib
+import os
+import subprocess
+import sys
+import tempfile
+import urllib.error
+import urllib.request
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+from models import bundle as bundles
+from models import onnx_graph
+from models.bundle import Manifest
+from models.errors import ModelNotFoundError, SourceError
+from models.registry import Registry
+
+DEFAULT_DETECTOR = "yunet-2023mar"
+DEFAULT_EMBEDDER = "sface-2021dec"
+MAX_DOWNLOAD = 2**30
+_TIMEOUT_S = 600
+
+Report = Callable[[str], None]
+
+
+def default_ids() -> tuple[str, ...]:
+    """Names of the models that `pull` knows."""
+    return (DEFAULT_DETECTOR, DEFAULT_EMBEDDER)
+
+
+def default_manifest(model_id: str) -> Manifest:
+    """The manifest of a default model, calibration and licence included, without its weights.
+
+    Raises:
+        ModelNotFoundError: not one of the defaults.
+    """
+    if model_id not in default_ids():
+        raise ModelNotFoundError(f"{model_id!r} is not a default model; they are {', '.join(default_ids())}")
+    return bundles.read_manifest(_defaults() / model_id / bundles.MANIFEST)
+
+
+def pull(registry: Registry, model_id: str, source: str | None = None, report: Report | None = None) -> Manifest:
+    """Fetch a default model into the registry and promote it if its kind has no champion yet.
+
+    Args:
+        registry: where it goes.
+        model_id: one of `default_ids`.
+        source: another place that carries the same file; the pinned digest must match all the same.
+        report: called with a line on each step.
+
+    Raises:
+        ModelNotFoundError: not a default model.
+        SourceError: the source cannot be reached, or carries another file.
+    """
+    say = report or (lambda _: None)
+    manifest = default_manifest(model_id)
+    if model_id not in {known.id for known in registry.list()}:
+        registry.add(_plain_model(manifest, source, say), manifest)
+    if registry.champion(manifest.kind) is None:
+        registry.promote(model_id)
+    say(f"{model_id}: ready ({manifest.kind}, contract {manifest.contract_id}, {manifest.licence.spdx})")
+    return manifest
+
+
+def fetch(source: str) -> bytes:
+    """The bytes of a source.
+
+    Raises:
+        SourceError: it cannot be reached or read, in one line.
+    """
+    if source.startswith("pypi:"):
+        return _from_pypi(source.removeprefix("pypi:"))
+    if source.startswith("https://"):
+        return _from_url(source)
+    if "://" in source:
+        raise SourceError(f"{source}: only pypi:, https:// and local files are read")
+    try:
+        return Path(source).read_bytes()
+    except OSError as error:
+        raise SourceError(f"cannot read {source}: {error.strerror}") from error
+
+
+def cache_folder() -> Path:
+    """Where rewritten default models are kept, so that a second data folder costs no second download."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "facesphere"
+
+
+def _plain_model(manifest: Manifest, source: str | None, say: Report) -> bytes:
+    cached = cache_folder() / f"{manifest.model_sha256}.onnx"
+    if source is None and cached.is_file() and bundles.sha256_file(cached) == manifest.model_sha256:
+        return cached.read_bytes()
+    origin = source or manifest.provenance.source
+    say(f"{manifest.id}: fetching {origin}")
+    model = _verify(manifest, fetch(origin), origin)
+    _remember(cached, model)
+    return model
+
+
+def _verify(manifest: Manifest, fetched: bytes, origin: str) -> bytes:
+    digest = hashlib.sha256(fetched).hexdigest()
+    if digest == manifest.model_sha256:  # a mirror of the rewritten file
+        return fetched
+    pinned = manifest.provenance.source_sha256
+    if digest != pinned:
+        raise SourceError(f"{origin} has the SHA-256 {digest}, pinned is {pinned}")
+    model = onnx_graph.plain(fetched, free_size=manifest.kind == "detector")
+    rewritten = hashlib.sha256(model).hexdigest()
+    if rewritten != manifest.model_sha256:
+        raise SourceError(f"rewriting {origin} gave {rewritten}, expected {manifest.model_sha256}")
+    return model
+
+
+def _remember(path: Path, model: bytes) -> None:
+    """Keep a copy; a cache that cannot be written is no reason to fail."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
+            file.write(model)
+        Path(file.name).replace(path)
+    except OSError:
+        return
+
+
+def _from_pypi(spec: str) -> bytes:
+    requirement, _, member = spec.partition("#")
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary", ":all:"]
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            subprocess.run(  # noqa: S603  the requirement comes from our own manifest or the operator's flag
+                [*command, "--dest", folder, requirement], check=True, capture_output=True, timeout=_TIMEOUT_S
+            )
+            wheel = next(Path(folder).glob("*.whl"))
+            with zipfile.ZipFile(wheel) as archive:
+                return archive.read(member)
+        except subprocess.CalledProcessError as error:
+            lines = error.stderr.decode(errors="replace").strip().splitlines()
+            raise SourceError(
+                f"pip could not download {requirement}: {lines[-1] if lines else 'no reason given'}"
+            ) from error
+        except (OSError, subprocess.TimeoutExpired, StopIteration, zipfile.BadZipFile, KeyError) as error:
+            raise SourceError(f"cannot take {member} out of {requirement}: {error!r}") from error
+
+
+def _from_url(url: str) -> bytes:
+    try:
+        with urllib.request.urlopen(url, timeout=60) as response:  # noqa: S310  the scheme was checked
+            data: bytes = response.read(MAX_DOWNLOAD + 1)
+    except (OSError, ValueError) as error:
+        raise SourceError(f"cannot fetch {url}: {error}") from error
+    if len(data) > MAX_DOWNLOAD:
+        raise SourceError(f"{url} is larger than {MAX_DOWNLOAD} bytes")
+    return data
+
+
+def _defaults() -> Path:
+    return Path(__file__).parent / "defaults"

@@ -1,0 +1,1 @@
+"""The server: a photo in, a decision out, over REST and gRPC."""

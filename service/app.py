@@ -1,0 +1,265 @@
+"""The composition root: settings to objects, objects to a running server. Concrete classes are built here only."""
+
+import asyncio
+import contextlib
+import json
+import logging
+import signal
+import socket
+import sys
+from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import dataclass
+
+import cv2
+import faiss
+import numpy as np
+import uvicorn
+from fastapi import FastAPI
+
+from models import zoo
+from models.bundle import Bundle, Manifest
+from models.errors import FaceError, ModelNotFoundError
+from models.image import ImageLimits, Pixels
+from models.registry import Registry
+from models.runtime import Session, SessionOptions
+from service.domain import Vector
+from service.errors import InvalidRequestError
+from service.faces import Faces, embed_function
+from service.gallery.embedded import EmbeddedGallery
+from service.grpc_api.server import GrpcOptions, GrpcParts, GrpcServer
+from service.inference.batcher import Batcher, BatcherOptions
+from service.inference.detector import Detector
+from service.inference.embedder import Embedder
+from service.inference.finder import FaceFinder
+from service.inference.pool import Pool
+from service.metrics import Metrics
+from service.people import People
+from service.rest.app import RestOptions, RestParts, create_app
+from service.security.access import Access
+from service.security.receipts import ReceiptSigner
+from service.settings import Settings
+
+log = logging.getLogger("facesphere")
+SWEEP_EVERY_S = 3600.0
+
+
+@dataclass(frozen=True, slots=True)
+class Inference:
+    """Both networks, loaded and warm, and what runs them."""
+
+    faces: Faces
+    detector: Bundle
+    embedder: Bundle
+    device: str
+    pool: Pool
+    batcher: Batcher[Pixels, Vector]
+
+    def close(self) -> None:
+        """Finish what was accepted and stop the threads."""
+        self.pool.close()
+        self.batcher.close()
+
+
+def open_registry(settings: Settings, report: Callable[[str], None]) -> Registry:
+    """The registry, with the default models fetched where they are missing and `auto_pull` allows it."""
+    registry = Registry(settings.registry_dir)
+    if settings.auto_pull:
+        for kind, asked, default in (
+            ("detector", settings.detector, zoo.DEFAULT_DETECTOR),
+            ("embedder", settings.model, zoo.DEFAULT_EMBEDDER),
+        ):
+            _pull_if_missing(registry, kind, asked, default, report)
+    return registry
+
+
+def build_inference(settings: Settings, registry: Registry) -> Inference:
+    """Load both networks, warm them, and start their threads."""
+    # Work runs on our own threads, one a core; libraries that start more on top of them only get in each other's way.
+    cv2.setNumThreads(1)
+    faiss.omp_set_num_threads(1)
+    detector_bundle = registry.resolve("detector", settings.detector)
+    embedder_bundle = registry.resolve("embedder", settings.model)
+    options = SessionOptions(settings.device, threads=1)
+    detector_session = Session(detector_bundle.model_path, options)
+    detector = Detector(detector_session, detector_bundle.manifest.input)
+    embedder = Embedder(Session(embedder_bundle.model_path, options), embedder_bundle.manifest)
+    _warm_up(detector, embedder, settings.max_batch)
+    workers = settings.cores if detector_session.device == "cpu" else 1
+    batcher: Batcher[Pixels, Vector] = Batcher(
+        "embed",
+        embed_function(embedder.embed),
+        BatcherOptions(settings.max_batch, settings.max_queue, workers),
+    )
+    pool = Pool("photo", settings.cores, settings.max_queue)
+    limits = ImageLimits(settings.max_image_bytes, settings.max_image_pixels)
+    finder = FaceFinder(detector, embedder.template, limits)
+    faces = Faces(finder, embedder_bundle.manifest, batcher, pool, settings.target_fmr)
+    return Inference(faces, detector_bundle, embedder_bundle, detector_session.device, pool, batcher)
+
+
+def serve(settings: Settings) -> None:
+    """Run both servers until SIGTERM or SIGINT; open requests are finished first.
+
+    Raises:
+        FaceError: a model, the device, the data folder or a port cannot be used.
+    """
+    http_socket = _listen(settings.host, settings.port)
+    registry = open_registry(settings, log.info)
+    gallery = EmbeddedGallery(settings.data_dir)
+    try:
+        with contextlib.closing(build_inference(settings, registry)) as inference:
+            server = _Server(settings, registry, gallery, inference)
+            asyncio.run(server.run(http_socket))
+    finally:
+        gallery.close()
+
+
+class _Server(uvicorn.Server):
+    """uvicorn with gRPC beside it in the same loop."""
+
+    def __init__(self, settings: Settings, registry: Registry, gallery: EmbeddedGallery, inference: Inference) -> None:
+        self._settings = settings
+        self._inference = inference
+        self._registry = registry
+        self._ready = False
+        self._gallery_pool = Pool("gallery", 2, settings.max_queue)
+        signer = ReceiptSigner(settings.data_dir / "keys" / "receipts.pem")
+        self._people = People(inference.faces, gallery, self._gallery_pool, signer, settings.target_fpir)
+        key = settings.api_key.get_secret_value() if settings.api_key else None
+        self._access = Access(key)
+        self._metrics = self._build_metrics(inference)
+        self._grpc = GrpcServer(
+            GrpcParts(inference.faces, self._people, self._access, self._metrics),
+            GrpcOptions(settings.host, settings.grpc_port, settings.max_body_bytes, settings.request_timeout_s),
+        )
+        super().__init__(self._config())
+
+    async def run(self, http_socket: socket.socket) -> None:  # type: ignore[override]
+        """Serve on a socket that listens already."""
+        self._http_socket = http_socket
+        await self._grpc.start()
+        await self.serve([http_socket])
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """As uvicorn's, but without raising the signal anew at the end: stopping on request is a success."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, self.handle_exit, number, None)
+        yield
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """After uvicorn's own start-up, say where the server is reached."""
+        await super().startup(sockets)
+        if self.started:
+            self._ready = True
+            await self._grpc.set_serving(True)
+            self._announce()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Turn the probes to not ready, then let both servers finish what they have accepted."""
+        self._ready = False
+        await self._grpc.set_serving(False)
+        grpc_stopped = asyncio.ensure_future(self._grpc.stop(self._settings.shutdown_grace_s))
+        await super().shutdown(sockets)
+        await grpc_stopped
+
+    @contextlib.asynccontextmanager
+    async def _lifespan(self, _: FastAPI) -> AsyncIterator[None]:
+        sweep = asyncio.ensure_future(self._sweep())
+        try:
+            yield
+        finally:
+            sweep.cancel()
+            await self._grpc.stop(0)
+            self._gallery_pool.close()
+
+    async def _sweep(self) -> None:
+        """Erase what is past its retention, now and then once an hour."""
+        while True:
+            try:
+                count = await self._people.erase_expired()
+                if count:
+                    log.info("erased %d faces past their retention", count)
+            except FaceError as error:
+                log.error("retention sweep: %s", error.message)
+            await asyncio.sleep(SWEEP_EVERY_S)
+
+    def _config(self) -> uvicorn.Config:
+        settings = self._settings
+        loopback_only = not self._access.required
+        app = create_app(
+            RestParts(
+                self._inference.faces,
+                self._people,
+                self._access,
+                self._models,
+                self._metrics,
+                lambda: self._ready,
+            ),
+            RestOptions(settings.max_body_bytes, settings.request_timeout_s, loopback_only),
+            self._lifespan,
+        )
+        return uvicorn.Config(
+            app,
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            lifespan="on",
+            timeout_graceful_shutdown=int(settings.shutdown_grace_s) or 1,
+        )
+
+    def _models(self) -> list[tuple[Manifest, bool, bool]]:
+        loaded = {self._inference.detector.manifest.id, self._inference.embedder.manifest.id}
+        return [
+            (each, self._registry.champion(each.kind) == each.id, each.id in loaded) for each in self._registry.list()
+        ]
+
+    def _build_metrics(self, inference: Inference) -> Metrics:
+        metrics = Metrics()
+        metrics.gauge("embed_queue", "Faces waiting for the embedder", lambda: inference.batcher.waiting)
+        metrics.gauge("photos_pending", "Photos being decoded or waiting for it", lambda: inference.pool.pending)
+        return metrics
+
+    def _announce(self) -> None:
+        host = self._settings.host
+        name = f"[{host}]" if ":" in host else host
+        port = self._http_socket.getsockname()[1]
+        manifest = self._inference.embedder.manifest
+        log.info("serving %s (contract %s) on %s", manifest.id, manifest.contract_id, self._inference.device)
+        line = {"ready": True, "http": f"http://{name}:{port}", "grpc": f"{name}:{self._grpc.port}"}
+        sys.stdout.write(json.dumps(line) + "\n")
+        sys.stdout.flush()
+
+
+def _pull_if_missing(
+    registry: Registry, kind: str, asked: str | None, default: str, report: Callable[[str], None]
+) -> None:
+    try:
+        registry.resolve(kind, asked)
+    except ModelNotFoundError:
+        if asked not in (None, *zoo.default_ids()):
+            raise
+        zoo.pull(registry, asked or default, report=report)
+
+
+def _warm_up(detector: Detector, embedder: Embedder, max_batch: int) -> None:
+    """Run each network once in its usual sizes, so that the first caller does not pay for it."""
+    detector.detect(np.zeros((640, 640, 3), np.uint8))
+    template = embedder.template
+    grey = np.full((template.height, template.width, 3), 127, np.uint8)
+    for size in {1, max_batch}:
+        embedder.embed([grey] * size)
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    """A listening socket; taken before anything slow starts, so that a port in use is told at once."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    http_socket = socket.socket(family)
+    http_socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        http_socket.bind((host, port))
+    except OSError as error:
+        http_socket.close()
+        raise InvalidRequestError(f"cannot listen on {host}:{port}: {error.strerror or error}") from error
+    return http_socket

@@ -1,0 +1,173 @@
+"""The embedded gallery: SQLite records and FAISS indexes in one process, kept in step.
+
+A change is committed to the records first and then shown in the index. What a search finds in the index is looked up in
+the records before it is answered, so a face that was erased in between is never named.
+"""
+
+import fcntl
+import os
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+
+from service.domain import (
+    Collection,
+    CollectionSettings,
+    ModelInfo,
+    NewFace,
+    Page,
+    StoredFace,
+    Subject,
+    Vector,
+)
+from service.errors import ContractMismatchError, StorageError
+from service.gallery.index import FlatIndex
+from service.gallery.records import Records
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """The best face of an enrolled person for a probe."""
+
+    subject: str
+    face_id: str
+    similarity: float
+
+
+class EmbeddedGallery:
+    """Collections of enrolled people in one folder, used by one process at a time."""
+
+    def __init__(self, folder: Path) -> None:
+        try:
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            self._lock_file = (folder / "gallery.lock").open("w")
+        except OSError as error:
+            raise StorageError(f"cannot use {folder} for the gallery: {error.strerror}") from error
+        self._take_lock(folder)
+        self._records = Records(folder / "gallery.sqlite3")
+        os.chmod(folder / "gallery.sqlite3", 0o600)  # noqa: PTH101
+        self._writing = threading.Lock()
+        self._indexes: dict[str, FlatIndex] = {}
+        for name, _, rows, vectors in self._records.vectors():
+            index = FlatIndex(self._records.collection(name).model.dimension)
+            if rows:
+                index.add(rows, vectors)
+            self._indexes[name] = index
+
+    def close(self) -> None:
+        """Close the files and give the folder free."""
+        with self._writing:
+            self._records.close()
+            self._lock_file.close()
+
+    def put_collection(self, name: str, settings: CollectionSettings, model: ModelInfo) -> tuple[Collection, bool]:
+        """Create a collection, or change its settings; True if it was created."""
+        with self._writing:
+            created = self._records.put_collection(name, settings, model)
+            if created:
+                self._indexes[name] = FlatIndex(model.dimension)
+        return self._records.collection(name), created
+
+    def collections(self) -> list[Collection]:
+        """All collections by name."""
+        return self._records.collections()
+
+    def collection(self, name: str) -> Collection:
+        """One collection; NotFoundError if there is none of that name."""
+        return self._records.collection(name)
+
+    def enrol(self, collection: str, contract_id: str, subject: str, faces: Sequence[NewFace]) -> list[StoredFace]:
+        """Store faces durably, then make them searchable.
+
+        Raises:
+            NotFoundError: no such collection.
+            ContractMismatchError: the vectors are not of the collection's contract.
+            StorageFullError: no room; nothing changed.
+        """
+        with self._writing:
+            self._same_contract(collection, contract_id)
+            stored = self._records.add_faces(collection, subject, faces)
+            rows = [row for row, _ in stored]
+            self._indexes[collection].add(rows, np.stack([face.embedding for face in faces]))
+        return [face for _, face in stored]
+
+    def subject(self, collection: str, name: str) -> Subject:
+        """A person and their faces, without vectors."""
+        return self._records.subject(collection, name)
+
+    def subjects(self, collection: str, after: str, limit: int) -> Page:
+        """People by name."""
+        return self._records.subjects(collection, after, limit)
+
+    def vectors_of(self, collection: str, contract_id: str, subject: str) -> list[tuple[str, Vector]]:
+        """face_id and vector of every face of a person."""
+        self._same_contract(collection, contract_id)
+        return self._records.vectors_of(collection, subject)
+
+    def search(self, collection: str, contract_id: str, vector: Vector, limit: int) -> tuple[list[Match], int]:
+        """The `limit` people nearest to a probe, each by their best face, and the number of faces searched.
+
+        Raises:
+            NotFoundError: no such collection.
+            ContractMismatchError: the probe is not of the collection's contract.
+        """
+        self._same_contract(collection, contract_id)
+        index = self._indexes.get(collection) or FlatIndex(len(vector))  # erased since the line above
+        size, wanted = len(index), limit
+        while True:
+            found = index.search(vector, wanted)
+            people = self._best_of_people(found)
+            # A person with many faces fills the list: look further until there are enough people.
+            if len(people) >= limit or wanted >= size:
+                return people[:limit], size
+            wanted = min(4 * wanted, size)
+
+    def erase(self, collection: str, subject: str | None = None, face_id: str | None = None) -> list[str]:
+        """Erase a collection, a person or a face; the face_ids that went.
+
+        Raises:
+            NotFoundError: there is no such thing.
+        """
+        with self._writing:
+            erased = self._records.erase(collection, subject, face_id)
+            if subject is None:
+                self._indexes.pop(collection, None)
+            elif erased:
+                self._indexes[collection].remove([row for row, _ in erased])
+        return [face for _, face in erased]
+
+    def erase_expired(self, now: datetime | None = None) -> int:
+        """Erase the faces whose retention is over; their number."""
+        expired = self._records.expired(now or datetime.now(UTC))
+        for collection, subject, face_id in expired:
+            self.erase(collection, subject, face_id)
+        return len(expired)
+
+    def _take_lock(self, folder: Path) -> None:
+        try:
+            fcntl.flock(self._lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise StorageError(f"{folder} is in use by another process") from error
+
+    def _same_contract(self, collection: str, contract_id: str) -> None:
+        model = self._records.collection(collection).model
+        if model.contract_id != contract_id:
+            raise ContractMismatchError(
+                f"collection {collection!r} was enrolled with model {model.id} (contract {model.contract_id}), "
+                f"the server runs contract {contract_id}",
+                collection_contract_id=model.contract_id,
+                server_contract_id=contract_id,
+            )
+
+    def _best_of_people(self, found: list[tuple[int, float]]) -> list[Match]:
+        names = self._records.names_of([row for row, _ in found])
+        best: dict[str, Match] = {}
+        for row, similarity in found:  # best first, so the first face of a person is their best
+            if row in names and names[row][0] not in best:
+                subject, face_id = names[row]
+                best[subject] = Match(subject, face_id, similarity)
+        return list(best.values())

@@ -1,0 +1,1 @@
+"""gRPC adapter: parse, call the application layer, render. No logic."""

@@ -1,0 +1,96 @@
+"""The gRPC server: both services, health and reflection on one port."""
+
+from dataclasses import dataclass
+
+import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1._async import HealthServicer
+from grpc_reflection.v1alpha import reflection
+
+from service.errors import InvalidRequestError
+from service.faces import Faces
+from service.grpc_api.calls import Calls
+from service.grpc_api.face_embedding import FaceEmbedding
+from service.grpc_api.gallery import Gallery
+from service.metrics import Metrics
+from service.pb.face_embedding.v1 import face_embedding_pb2 as pb
+from service.pb.face_embedding.v1 import face_embedding_pb2_grpc as pb_grpc
+from service.people import People
+from service.security.access import Access
+
+SERVICES = tuple(service.full_name for service in pb.DESCRIPTOR.services_by_name.values())
+
+
+@dataclass(frozen=True, slots=True)
+class GrpcParts:
+    """What the services stand on."""
+
+    faces: Faces
+    people: People
+    access: Access
+    metrics: Metrics
+
+
+@dataclass(frozen=True, slots=True)
+class GrpcOptions:
+    """Where to listen, and limits."""
+
+    host: str
+    port: int
+    max_message_bytes: int
+    request_timeout_s: float
+
+
+class GrpcServer:
+    """Start and stop are called in the event loop that serves."""
+
+    def __init__(self, parts: GrpcParts, options: GrpcOptions) -> None:
+        self._parts = parts
+        self._options = options
+        self._health = HealthServicer()
+        self._server: grpc.aio.Server | None = None
+        self.port = options.port
+
+    async def start(self) -> None:
+        """Listen.
+
+        Raises:
+            InvalidRequestError: the port cannot be used.
+        """
+        options = self._options
+        server = grpc.aio.server(
+            options=[
+                ("grpc.max_receive_message_length", options.max_message_bytes),
+                ("grpc.max_send_message_length", -1),
+                ("grpc.so_reuseport", 0),  # else a second server would silently share the port
+            ]
+        )
+        self._register(server)
+        host = f"[{options.host}]" if ":" in options.host else options.host
+        try:
+            self.port = server.add_insecure_port(f"{host}:{options.port}")
+        except RuntimeError as error:
+            raise InvalidRequestError(f"gRPC cannot listen on {host}:{options.port}") from error
+        await server.start()
+        self._server = server
+
+    async def stop(self, grace_s: float) -> None:
+        """Refuse new calls, give open ones `grace_s` seconds."""
+        if self._server is not None:
+            await self._server.stop(grace_s)
+
+    async def set_serving(self, serving: bool) -> None:
+        """What grpc.health.v1 answers."""
+        status = health_pb2.HealthCheckResponse
+        for name in ("", *SERVICES):
+            await self._health.set(name, status.SERVING if serving else status.NOT_SERVING)
+
+    def _register(self, server: grpc.aio.Server) -> None:
+        parts = self._parts
+        calls = Calls(parts.access, parts.metrics, self._options.request_timeout_s)
+        pb_grpc.add_FaceEmbeddingServicer_to_server(FaceEmbedding(parts.faces, calls), server)  # type: ignore[no-untyped-call]
+        pb_grpc.add_GalleryServicer_to_server(  # type: ignore[no-untyped-call]
+            Gallery(parts.people, parts.faces.model, calls), server
+        )
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
+        reflection.enable_server_reflection((*SERVICES, "grpc.health.v1.Health", reflection.SERVICE_NAME), server)

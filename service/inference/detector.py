@@ -1,0 +1,157 @@
+"""YuNet: faces with five landmarks in a photo of any size (Wu et al., Machine Intelligence Research 20, 2023).
+
+The network was trained for faces of about 10 to 300 pixels. A photo is therefore looked at in up to three sizes: first
+with its long side reduced to 640; where that finds nothing, also at 320 with a margin around it, for a face that fills
+the picture; and where the photo is larger and the first look found nothing, or faces so small that smaller ones were
+likely missed, at up to 1280.
+"""
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from models.bundle import InputSpec
+from models.image import Pixels
+from models.preprocess import to_input
+from models.runtime import Session
+
+Floats = NDArray[np.float32]
+_STRIDES = (8, 16, 32)
+
+
+@dataclass(frozen=True, slots=True)
+class DetectorOptions:
+    """Thresholds and sizes of the three looks; `small_face` is in pixels of the first one."""
+
+    min_score: float = 0.7
+    max_overlap: float = 0.3
+    first_side: int = 640
+    close_side: int = 320
+    fine_side: int = 1280
+    small_face: float = 32.0
+    max_faces: int = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Detections:
+    """N faces: boxes (N, 4) as x1 y1 x2 y2, landmarks (N, 5, 2), scores (N,), in pixels of the photo, best first."""
+
+    boxes: Floats
+    landmarks: Floats
+    scores: Floats
+
+    def __len__(self) -> int:
+        return len(self.scores)
+
+
+class Detector:
+    """Finds faces. May be called from several threads."""
+
+    def __init__(self, session: Session, spec: InputSpec, options: DetectorOptions | None = None) -> None:
+        self._session = session
+        self._spec = spec
+        self._options = options or DetectorOptions()
+
+    def detect(self, image: Pixels) -> Detections:
+        """Find faces.
+
+        Args:
+            image: uint8 RGB (H, W, 3), upright.
+
+        Returns:
+            Faces without duplicates, best score first; boxes are clipped to the photo, landmarks are not.
+        """
+        options = self._options
+        long_side = max(image.shape[:2])
+        found = self._look(image, options.first_side)
+        if len(found) == 0:
+            found = self._look_close(image)
+        if long_side > options.first_side and self._may_miss_small(found, long_side):
+            found = _concatenate(found, self._look(image, options.fine_side))
+        return _clip(self._suppress(found), image)
+
+    def _may_miss_small(self, found: Detections, long_side: int) -> bool:
+        if len(found) == 0:
+            return True
+        smallest = float((found.boxes[:, 3] - found.boxes[:, 1]).min())
+        return smallest * self._options.first_side / long_side < self._options.small_face
+
+    def _look_close(self, image: Pixels) -> Detections:
+        """For a face that fills the picture: smaller, and with a margin in which its box may end."""
+        margin = max(image.shape[:2]) // 3
+        framed = cv2.copyMakeBorder(image, margin, margin, margin, margin, cv2.BORDER_CONSTANT)
+        found = self._look(framed, self._options.close_side)
+        return Detections(found.boxes - margin, found.landmarks - margin, found.scores)
+
+    def _look(self, image: Pixels, side: int) -> Detections:
+        scale = min(1.0, side / max(image.shape[:2]))
+        height, width = (max(1, round(size * scale)) for size in image.shape[:2])
+        small = image if scale == 1 else cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
+        batch = _padded_input(small, self._spec)
+        found = _decode(self._session.run(batch), batch.shape[3], self._options.min_score)
+        # Each axis has its own scale after rounding to whole pixels.
+        ratio = np.array([image.shape[1] / width, image.shape[0] / height], np.float32)
+        return Detections(found.boxes * np.tile(ratio, 2), found.landmarks * ratio, found.scores)
+
+    def _suppress(self, found: Detections) -> Detections:
+        if len(found) == 0:
+            return found
+        corners = np.concatenate([found.boxes[:, :2], found.boxes[:, 2:] - found.boxes[:, :2]], axis=1)
+        kept = cv2.dnn.NMSBoxes(
+            corners.tolist(), found.scores.tolist(), self._options.min_score, self._options.max_overlap
+        )
+        return _take(found, np.asarray(kept, dtype=np.int64).reshape(-1)[: self._options.max_faces])
+
+
+def _padded_input(image: Pixels, spec: InputSpec) -> Floats:
+    """The photo with black to the right and below, up to a multiple of the network's stride."""
+    height, width = image.shape[:2]
+    padded = np.zeros((_round_up(height, spec.height), _round_up(width, spec.width), 3), np.uint8)
+    padded[:height, :width] = image
+    size = {"height": padded.shape[0], "width": padded.shape[1]}
+    return to_input([padded], spec.model_copy(update=size))
+
+
+def _round_up(size: int, multiple: int) -> int:
+    return -(-size // multiple) * multiple
+
+
+def _decode(outputs: dict[str, Floats], width: int, min_score: float) -> Detections:
+    """Anchors of the three strides to boxes and landmarks in input pixels, those under `min_score` left out."""
+    return _concatenate(*(_decode_stride(outputs, stride, width // stride, min_score) for stride in _STRIDES))
+
+
+def _decode_stride(outputs: dict[str, Floats], stride: int, columns: int, min_score: float) -> Detections:
+    """One anchor a cell: centre (cell + offset) * stride, size exp(log size) * stride, score sqrt(class * object)."""
+    is_face, is_object = (np.clip(outputs[f"{name}_{stride}"][0, :, 0], 0, 1) for name in ("cls", "obj"))
+    scores = np.sqrt(is_face * is_object)
+    (kept,) = np.nonzero(scores >= min_score)
+    cells = np.stack([kept % columns, kept // columns], axis=1).astype(np.float32)  # (K, 2) as x, y
+    box = outputs[f"bbox_{stride}"][0, kept]  # (K, 4)
+    centre, half = (cells + box[:, :2]) * stride, np.exp(np.minimum(box[:, 2:], 10)) * stride / 2
+    points = outputs[f"kps_{stride}"][0, kept].reshape(-1, 5, 2)
+    landmarks = (points + cells[:, None]) * stride
+    return Detections(np.concatenate([centre - half, centre + half], axis=1), landmarks, scores[kept])
+
+
+def _concatenate(*parts: Detections) -> Detections:
+    return Detections(
+        np.concatenate([part.boxes for part in parts]),
+        np.concatenate([part.landmarks for part in parts]),
+        np.concatenate([part.scores for part in parts]),
+    )
+
+
+def _take(found: Detections, index: NDArray[np.int_]) -> Detections:
+    return Detections(found.boxes[index], found.landmarks[index], found.scores[index])
+
+
+def _clip(found: Detections, image: Pixels) -> Detections:
+    """Boxes cut at the edge of the photo; those that lie outside it, or whose landmarks coincide, are dropped."""
+    height, width = image.shape[:2]
+    boxes = np.clip(found.boxes, 0, np.array([width, height, width, height], np.float32))
+    spread = found.landmarks.std(axis=1).max(axis=1) if len(found) else np.zeros(0)
+    sound = (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1]) & (spread > 0.5)
+    return _take(Detections(boxes, found.landmarks, found.scores), np.flatnonzero(sound))

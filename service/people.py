@@ -1,0 +1,267 @@
+"""The application layer for people: collections, enrolment, identification, erasure."""
+
+import re
+from collections.abc import Callable, Sequence
+from typing import ParamSpec, TypeVar
+
+import cv2
+
+from models.errors import FaceError
+from models.image import Pixels
+from service.domain import (
+    Candidate,
+    Collection,
+    CollectionSettings,
+    Criterion,
+    EmbeddedFace,
+    EmbeddedProbe,
+    Enrolment,
+    Identification,
+    NewFace,
+    Page,
+    Probe,
+    Receipt,
+    Rejected,
+    SearchCriterion,
+    Select,
+    Subject,
+    Verification,
+)
+from service.errors import FaceNotFoundError, InvalidRequestError, NotFoundError
+from service.faces import Decision, Faces, angle_degrees, cosine
+from service.gallery.embedded import EmbeddedGallery
+from service.inference.pool import Pool
+from service.security.receipts import ReceiptSigner
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+MAX_IMAGES = 20
+MAX_LIMIT = 1000
+_COLLECTION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+
+
+class People:
+    """Galleries of people under the server's model."""
+
+    def __init__(
+        self,
+        faces: Faces,
+        gallery: EmbeddedGallery,
+        pool: Pool,
+        signer: ReceiptSigner,
+        default_target_fpir: float,
+    ) -> None:
+        self._faces = faces
+        self._gallery = gallery
+        self._pool = pool
+        self._signer = signer
+        self._default_target_fpir = default_target_fpir
+
+    async def put_collection(self, name: str, settings: CollectionSettings) -> tuple[Collection, bool]:
+        """Create a collection under the server's model, or change its settings; True if it was created."""
+        _check_collection(name, settings)
+        if settings.target_fmr is not None:
+            self._faces.decide(Criterion(target_fmr=settings.target_fmr))  # refuse a rate that could never be used
+        return await self._run(self._gallery.put_collection, name, settings, self._faces.model)
+
+    async def collections(self) -> list[Collection]:
+        """All collections by name."""
+        return await self._run(self._gallery.collections)
+
+    async def collection(self, name: str) -> Collection:
+        """One collection."""
+        return await self._run(self._gallery.collection, name)
+
+    async def enrol(
+        self, collection: str, subject: str, probes: Sequence[Probe], consent: str | None = None
+    ) -> Enrolment:
+        """Enrol a person by photos (the largest face of each) or embeddings.
+
+        Photos without a face, or that cannot be read, are rejected one by one. If none is left, the first reason is
+        raised, with all of them in `details["rejected"]`, and nothing is stored.
+
+        Raises:
+            NotFoundError: no such collection.
+            FaceError: nothing could be enrolled.
+        """
+        _check_enrolment(subject, probes, consent)
+        settings = (await self.collection(collection)).settings
+        new, rejected, first_error = await self._new_faces(probes, consent, settings.store_crops)
+        if first_error is not None and not new:
+            if len(probes) > 1:
+                first_error.details["rejected"] = [
+                    {"index": item.index, "code": item.code, "message": item.message} for item in rejected
+                ]
+            raise first_error
+        contract = self._faces.model.contract_id
+        stored = await self._run(self._gallery.enrol, collection, contract, subject, new)
+        return Enrolment(stored, rejected)
+
+    async def subject(self, collection: str, name: str) -> Subject:
+        """A person and their faces."""
+        return await self._run(self._gallery.subject, collection, name)
+
+    async def subjects(self, collection: str, cursor: str | None = None, limit: int = 100) -> Page:
+        """People by name, from after `cursor`."""
+        _check_limit(limit)
+        return await self._run(self._gallery.subjects, collection, cursor or "", limit)
+
+    async def identify(
+        self,
+        collection: str,
+        probe: Probe,
+        criterion: SearchCriterion,
+        limit: int = 5,
+        select: Select = "largest",
+    ) -> list[Identification]:
+        """Who is this? One answer a face; `limit` bounds the candidates of each.
+
+        Raises:
+            FaceNotFoundError: no face in the image, where the largest one was asked for.
+            ContractMismatchError: the collection was enrolled with another model.
+        """
+        _check_limit(limit)
+        size = (await self.collection(collection)).faces
+        decision = self._decide(criterion, size)
+        probes = await self._probes(probe, select)
+        return [await self._identify(collection, each, criterion, decision, limit) for each in probes]
+
+    async def verify_subject(
+        self, collection: str, subject: str, probe: Probe, criterion: Criterion
+    ) -> tuple[Verification, str]:
+        """Is this the enrolled person? Compared with their best face, whose face_id is returned as well.
+
+        Raises:
+            NotFoundError: no such collection or person, or a person without faces.
+            ContractMismatchError: the collection was enrolled with another model.
+        """
+        settings = (await self.collection(collection)).settings
+        decision = self._faces.decide(criterion, settings.target_fmr)
+        enrolled = await self._run(self._gallery.vectors_of, collection, self._faces.model.contract_id, subject)
+        if not enrolled:
+            raise NotFoundError(f"subject {subject!r} has no face", subject=subject)
+        embedded = await self._faces.embed_probe(probe)
+        face_id, vector = max(enrolled, key=lambda item: cosine(embedded.embedding, item[1]))
+        return self._faces.compare(embedded, vector, decision, None), face_id
+
+    async def delete_collection(self, name: str) -> Receipt:
+        """Erase a collection with all its people."""
+        erased = await self._run(self._gallery.erase, name)
+        return self._signer.sign(name, None, erased)
+
+    async def delete_subject(self, collection: str, subject: str) -> Receipt:
+        """Erase a person."""
+        erased = await self._run(self._gallery.erase, collection, subject)
+        return self._signer.sign(collection, subject, erased)
+
+    async def delete_face(self, collection: str, subject: str, face_id: str) -> Receipt:
+        """Erase one face of a person."""
+        erased = await self._run(self._gallery.erase, collection, subject, face_id)
+        return self._signer.sign(collection, subject, erased)
+
+    async def erase_expired(self) -> int:
+        """Erase the faces whose retention is over; their number."""
+        return await self._run(self._gallery.erase_expired)
+
+    async def _run(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        return await self._pool.run(function, *args, **kwargs)
+
+    async def _new_faces(
+        self, probes: Sequence[Probe], consent: str | None, store_crops: bool
+    ) -> tuple[list[NewFace], list[Rejected], FaceError | None]:
+        new: list[NewFace] = []
+        rejected: list[Rejected] = []
+        first_error: FaceError | None = None
+        for index, probe in enumerate(probes):
+            try:
+                new.append(await self._new_face(probe, consent, store_crops))
+            except FaceError as error:
+                first_error = first_error or error
+                rejected.append(Rejected(index, error.code, error.message))
+        return new, rejected, first_error
+
+    async def _new_face(self, probe: Probe, consent: str | None, store_crops: bool) -> NewFace:
+        if probe.image is None:
+            embedded = await self._faces.embed_probe(probe)
+            return NewFace(embedded.embedding, None, consent)
+        face = await self._largest(probe.image)
+        crop = _png(face.crop) if store_crops else None
+        return NewFace(face.embedding, face.face.quality, consent, crop)
+
+    async def _largest(self, image: bytes) -> EmbeddedFace:
+        photo = await self._faces.embed(image, "largest")
+        if not photo.faces:
+            raise FaceNotFoundError("there is no face in the image")
+        return photo.faces[0]
+
+    async def _probes(self, probe: Probe, select: Select) -> list[EmbeddedProbe]:
+        if probe.image is None or select == "largest":
+            return [await self._faces.embed_probe(probe)]
+        photo = await self._faces.embed(probe.image, "all")
+        return [EmbeddedProbe(item.embedding, item.face) for item in photo.faces]
+
+    def _decide(self, criterion: SearchCriterion, gallery_size: int) -> Decision:
+        if criterion.threshold is not None:
+            return Decision(criterion.threshold, None)
+        fpir = criterion.target_fpir or self._default_target_fpir
+        chosen = self._faces.need_calibration().threshold_for_gallery(fpir, gallery_size)
+        return Decision(chosen.value, chosen.target_fmr)
+
+    async def _identify(
+        self,
+        collection: str,
+        probe: EmbeddedProbe,
+        criterion: SearchCriterion,
+        decision: Decision,
+        limit: int,
+    ) -> Identification:
+        contract = self._faces.model.contract_id
+        matches, size = await self._run(self._gallery.search, collection, contract, probe.embedding, limit)
+        candidates = [
+            self._candidate(match.subject, match.face_id, match.similarity)
+            for match in matches
+            if match.similarity >= decision.threshold
+        ]
+        return Identification(
+            decision="known" if candidates else "unknown",
+            candidates=candidates,
+            threshold=decision.threshold,
+            target_fpir=None if criterion.threshold is not None else criterion.target_fpir or self._default_target_fpir,
+            gallery_size=size,
+            face=probe.face,
+            model=self._faces.model,
+        )
+
+    def _candidate(self, subject: str, face_id: str, similarity: float) -> Candidate:
+        bounded = max(-1.0, min(1.0, similarity))
+        return Candidate(subject, face_id, bounded, angle_degrees(bounded), self._faces.probability(bounded))
+
+
+def _check_collection(name: str, settings: CollectionSettings) -> None:
+    if not _COLLECTION.fullmatch(name):
+        raise InvalidRequestError(
+            "a collection's name has 1 to 64 letters, digits, '.', '_' or '-'", field="collection"
+        )
+    if not 1 <= len(settings.purpose.strip()) <= 500:
+        raise InvalidRequestError("purpose must say in 1 to 500 characters what the collection is for", field="purpose")
+    if settings.retention_days is not None and not 1 <= settings.retention_days <= 36_500:
+        raise InvalidRequestError("retention_days must be between 1 and 36500", field="retention_days")
+
+
+def _check_enrolment(subject: str, probes: Sequence[Probe], consent: str | None) -> None:
+    if not 1 <= len(subject) <= 256 or not subject.isprintable() or "/" in subject or subject in (".", ".."):
+        raise InvalidRequestError("a subject's name has 1 to 256 printable characters without '/'", field="subject")
+    if not 1 <= len(probes) <= MAX_IMAGES:
+        raise InvalidRequestError(f"enrol 1 to {MAX_IMAGES} images at a time, got {len(probes)}", field="images")
+    if consent is not None and not (1 <= len(consent) <= 500 and consent.isprintable()):
+        raise InvalidRequestError("consent is a reference of 1 to 500 printable characters", field="consent")
+
+
+def _check_limit(limit: int) -> None:
+    if not 1 <= limit <= MAX_LIMIT:
+        raise InvalidRequestError(f"limit must be between 1 and {MAX_LIMIT}, got {limit}", field="limit")
+
+
+def _png(crop: Pixels) -> bytes:
+    return bytes(cv2.imencode(".png", cv2.cvtColor(crop, cv2.COLOR_RGB2BGR))[1])

@@ -1,0 +1,1 @@
+"""REST adapter: parse, call the application layer, render. No logic."""

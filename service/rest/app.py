@@ -1,0 +1,134 @@
+"""The FastAPI application: routes, middleware and the one place where errors become answers."""
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Annotated
+
+from fastapi import Depends, FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+from starlette.types import ASGIApp, Lifespan, Message, Receive, Scope, Send
+
+from models.errors import FaceError
+from service.errors import InvalidRequestError, NotFoundError
+from service.faces import Faces
+from service.metrics import Metrics
+from service.people import People
+from service.rest import routes_faces, routes_people, routes_system
+from service.rest.errors import STATUS, error_response
+from service.rest.middleware import BodyLimit, Deadline, RequestId, SameSite, request_id
+from service.rest.routes_system import Models
+from service.security.access import Access
+
+log = logging.getLogger("facesphere.rest")
+VERSION = "0.1.0"
+
+
+@dataclass(frozen=True, slots=True)
+class RestOptions:
+    """Limits of the HTTP side."""
+
+    max_body_bytes: int
+    request_timeout_s: float
+    loopback_only: bool
+
+
+@dataclass(frozen=True, slots=True)
+class RestParts:
+    """What the routes stand on."""
+
+    faces: Faces
+    people: People
+    access: Access
+    models: Models
+    metrics: Metrics
+    is_ready: Callable[[], bool]
+
+
+def create_app(parts: RestParts, options: RestOptions, lifespan: Lifespan[FastAPI] | None = None) -> FastAPI:
+    """The application, ready to be served."""
+    app = FastAPI(
+        title="Facesphere",
+        version=VERSION,
+        summary="Face embedding, verification and identification at a stated false-match rate",
+        lifespan=lifespan,
+        redirect_slashes=False,
+    )
+    _add_routes(app, parts)
+    _add_error_handlers(app)
+    # The last one added is the outermost.
+    app.add_middleware(Deadline, seconds=options.request_timeout_s)
+    app.add_middleware(BodyLimit, max_bytes=options.max_body_bytes)
+    app.add_middleware(SameSite, loopback_only=options.loopback_only)
+    app.add_middleware(Measure, metrics=parts.metrics)
+    app.add_middleware(RequestId)
+    return app
+
+
+def _add_routes(app: FastAPI, parts: RestParts) -> None:
+    bearer = HTTPBearer(auto_error=False, description="Needed where the server was started with a key.")
+
+    def authorize(request: Request, _: Annotated[HTTPAuthorizationCredentials | None, Depends(bearer)]) -> None:
+        parts.access.check(request.headers.get("authorization"))
+
+    guarded = [Depends(authorize)]
+    app.include_router(routes_system.health_router(parts.is_ready))
+    app.include_router(routes_faces.router(parts.faces), dependencies=guarded)
+    app.include_router(routes_people.router(parts.people), dependencies=guarded)
+    app.include_router(routes_system.router(parts.models, parts.metrics.registry), dependencies=guarded)
+
+
+def _add_error_handlers(app: FastAPI) -> None:
+    @app.exception_handler(FaceError)
+    async def domain_error(request: Request, error: FaceError) -> Response:
+        if STATUS[error.code] == 500:
+            log.error("request %s: %s", request_id(request.scope), error.message)
+        return error_response(error, request_id(request.scope))
+
+    @app.exception_handler(RequestValidationError)
+    async def validation_error(request: Request, error: RequestValidationError) -> Response:
+        problem = error.errors()[0]
+        where = ".".join(str(part) for part in problem["loc"][1:])
+        return error_response(InvalidRequestError(f"{where}: {problem['msg']}", field=where), request_id(request.scope))
+
+    @app.exception_handler(HTTPException)
+    async def http_error(request: Request, error: HTTPException) -> Response:
+        # Raised by the framework: unknown path, wrong method, malformed multipart.
+        domain = NotFoundError if error.status_code == 404 else InvalidRequestError
+        return error_response(domain(str(error.detail)), request_id(request.scope), error.status_code)
+
+    @app.exception_handler(Exception)
+    async def unexpected_error(request: Request, error: Exception) -> Response:
+        return error_response(FaceError("an unexpected error; the log names the request"), request_id(request.scope))
+
+
+class Measure:
+    """Counts answers and their time, by route template."""
+
+    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+        self._app = app
+        self._metrics = metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """ASGI."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        status = 499  # the caller hung up before an answer
+
+        async def send_noting(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        began = time.perf_counter()
+        try:
+            await self._app(scope, receive, send_noting)
+        finally:
+            route = getattr(scope.get("route"), "path", "none")
+            self._metrics.observe("rest", route, str(status), time.perf_counter() - began)

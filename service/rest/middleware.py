@@ -1,0 +1,177 @@
+"""What every HTTP request passes: an id, a size limit, a deadline, a check of its origin, and an ear for hanging up."""
+
+import asyncio
+import re
+import uuid
+from urllib.parse import urlsplit
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from models.errors import FaceError, PayloadTooLargeError
+from service.errors import DeadlineExceededError, PermissionDeniedError
+from service.rest.errors import error_response
+from service.security.access import is_loopback
+
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
+
+
+class RequestId:
+    """Takes the caller's x-request-id, or makes one, and returns it with every answer."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """ASGI."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        asked = Headers(scope=scope).get("x-request-id", "")
+        request_id = asked if _REQUEST_ID.fullmatch(asked) else uuid.uuid4().hex
+        scope.setdefault("state", {})["request_id"] = request_id
+
+        async def send_with_id(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                MutableHeaders(scope=message)["x-request-id"] = request_id
+            await send(message)
+
+        await self._app(scope, receive, send_with_id)
+
+
+class SameSite:
+    """Keeps other web sites from using a visitor's browser as a way in.
+
+    A page of another origin may send simple POSTs to 127.0.0.1, and by rebinding its name to that address even read the
+    answers. So a request whose Origin is another site is refused, and a server without keys answers only to names of
+    this machine.
+    """
+
+    def __init__(self, app: ASGIApp, loopback_only: bool) -> None:
+        self._app = app
+        self._loopback_only = loopback_only
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """ASGI."""
+        problem = self._problem(Headers(scope=scope)) if scope["type"] == "http" else None
+        if problem is None:
+            await self._app(scope, receive, send)
+        else:
+            await error_response(PermissionDeniedError(problem), request_id(scope))(scope, receive, send)
+
+    def _problem(self, headers: Headers) -> str | None:
+        host = headers.get("host", "")
+        if self._loopback_only and not is_loopback(_host_name(host)):
+            return f"without a key this server answers only to this machine's own names, not to {host!r}"
+        origin = headers.get("origin")
+        if origin is not None and urlsplit(origin).netloc != host:
+            return f"requests from the site {origin} are not accepted"
+        return None
+
+
+class BodyLimit:
+    """Refuses a body over the limit: at once if its length is stated, else as soon as it is passed."""
+
+    def __init__(self, app: ASGIApp, max_bytes: int) -> None:
+        self._app = app
+        self._max_bytes = max_bytes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """ASGI."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        stated = Headers(scope=scope).get("content-length", "0")
+        if stated.isdigit() and int(stated) > self._max_bytes:
+            await error_response(self._error(), request_id(scope))(scope, receive, send)
+            return
+        received = 0
+
+        async def receive_limited() -> Message:
+            nonlocal received
+            message = await receive()
+            received += len(message.get("body", b""))
+            if received > self._max_bytes:
+                raise self._error()
+            return message
+
+        await self._app(scope, receive_limited, send)
+
+    def _error(self) -> FaceError:
+        return PayloadTooLargeError(f"the request is larger than {self._max_bytes} bytes", limit=self._max_bytes)
+
+
+class Deadline:
+    """Ends a request after `seconds` with 504, upload included, and at once when the caller hangs up."""
+
+    def __init__(self, app: ASGIApp, seconds: float) -> None:
+        self._app = app
+        self._seconds = seconds
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """ASGI."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        started = False
+
+        async def send_noting(message: Message) -> None:
+            nonlocal started
+            started = True
+            await send(message)
+
+        line = _Line(receive)
+        work = asyncio.ensure_future(self._app(scope, line.receive, send_noting))
+        hung_up = asyncio.ensure_future(line.hung_up())
+        try:
+            await asyncio.wait({work, hung_up}, timeout=self._seconds, return_when=asyncio.FIRST_COMPLETED)
+            if work.done():
+                await work
+            elif not hung_up.done() and not started:
+                work.cancel()
+                error = DeadlineExceededError(f"the request took longer than {self._seconds:g} s")
+                await error_response(error, request_id(scope))(scope, receive, send)
+        finally:
+            await _cancel(work, hung_up)
+
+
+class _Line:
+    """The connection to the caller: gives the body to the application, then listens for the caller hanging up."""
+
+    def __init__(self, receive: Receive) -> None:
+        self._receive = receive
+        self._body_read = asyncio.Event()
+        self._gone = asyncio.Event()
+
+    async def receive(self) -> Message:
+        if self._body_read.is_set():
+            await self._gone.wait()
+            return {"type": "http.disconnect"}
+        message = await self._receive()
+        if message["type"] == "http.disconnect":
+            self._gone.set()
+        if not message.get("more_body", False):
+            self._body_read.set()
+        return message
+
+    async def hung_up(self) -> None:
+        await self._body_read.wait()
+        while not self._gone.is_set():
+            message = await self._receive()
+            if message["type"] == "http.disconnect":
+                self._gone.set()
+
+
+def request_id(scope: Scope) -> str:
+    """The id that RequestId gave the request."""
+    return str(scope["state"]["request_id"])
+
+
+async def _cancel(*tasks: "asyncio.Future[None]") -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _host_name(host: str) -> str:
+    return host.rpartition("]")[0] + "]" if host.startswith("[") else host.partition(":")[0]

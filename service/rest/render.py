@@ -1,0 +1,205 @@
+"""Domain values to the JSON of docs/api.md. The command line prints the same documents."""
+
+import base64
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import orjson
+from starlette.responses import Response
+
+from models.bundle import Manifest
+from models.errors import FaceError
+from service.domain import (
+    Candidate,
+    Collection,
+    EmbeddedFace,
+    EmbeddedPhoto,
+    Enrolment,
+    Face,
+    Identification,
+    ModelInfo,
+    Page,
+    Photo,
+    Receipt,
+    StoredFace,
+    Subject,
+    Vector,
+    Verification,
+)
+
+Document = dict[str, Any]
+Encoding = Literal["float", "base64"]
+
+
+class Json(Response):
+    """A JSON answer; NumPy arrays are written as lists without a detour over Python floats."""
+
+    media_type = "application/json"
+
+    def render(self, content: Any) -> bytes:
+        """Serialise."""
+        return dump(content)
+
+
+def dump(content: Any) -> bytes:
+    """JSON bytes of a document."""
+    return orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY)
+
+
+def model(info: ModelInfo) -> Document:
+    """Model."""
+    return {"id": info.id, "contract_id": info.contract_id, "dimension": info.dimension}
+
+
+def face(value: Face) -> Document:
+    """Face."""
+    return {"bbox": value.bbox, "kps": value.kps, "det_score": value.det_score, "quality": value.quality}
+
+
+def embedding(vector: Vector, encoding: Encoding) -> Any:
+    """A list of numbers, or base64 of little-endian float32."""
+    return vector if encoding == "float" else base64.b64encode(vector.astype("<f4").tobytes()).decode()
+
+
+def embedded_face(value: EmbeddedFace, encoding: Encoding) -> Document:
+    """Face with its embedding."""
+    return {**face(value.face), "embedding": embedding(value.embedding, encoding)}
+
+
+def photo(value: Photo, info: ModelInfo) -> Document:
+    """Answer of /detect."""
+    size = {"width": value.width, "height": value.height}
+    return {"image": size, "faces": [face(each) for each in value.faces], "model": model(info)}
+
+
+def embedded_photo(value: EmbeddedPhoto, encoding: Encoding, info: ModelInfo | None = None) -> Document:
+    """Answer of /embed; without the model, one result of /embed/batch."""
+    document: Document = {
+        "image": {"width": value.width, "height": value.height},
+        "faces": [embedded_face(each, encoding) for each in value.faces],
+    }
+    return {**document, "model": model(info)} if info else document
+
+
+def batch(results: Sequence[EmbeddedPhoto | FaceError], encoding: Encoding, info: ModelInfo) -> Document:
+    """Answer of /embed/batch."""
+    documents = [
+        {"error": {"code": result.code, "message": result.message, "details": result.details}}
+        if isinstance(result, FaceError)
+        else embedded_photo(result, encoding)
+        for result in results
+    ]
+    return {"results": documents, "model": model(info)}
+
+
+def verification(value: Verification) -> Document:
+    """Answer of /verify."""
+    return {
+        "matched": value.matched,
+        "similarity": value.similarity,
+        "angle_degrees": value.angle_degrees,
+        "threshold": value.threshold,
+        "target_fmr": value.target_fmr,
+        "probability": value.probability,
+        "a": face(value.a) if value.a else None,
+        "b": face(value.b) if value.b else None,
+        "model": model(value.model),
+    }
+
+
+def collection(value: Collection) -> Document:
+    """Collection."""
+    settings = value.settings
+    return {
+        "name": value.name,
+        "purpose": settings.purpose,
+        "retention_days": settings.retention_days,
+        "store_crops": settings.store_crops,
+        "target_fmr": settings.target_fmr,
+        "subjects": value.subjects,
+        "faces": value.faces,
+        "model": model(value.model),
+        "created_at": value.created_at,
+    }
+
+
+def stored_face(value: StoredFace) -> Document:
+    """Enrolled face, without its vector."""
+    return {
+        "face_id": value.face_id,
+        "quality": value.quality,
+        "consent": value.consent,
+        "has_crop": value.has_crop,
+        "created_at": value.created_at,
+    }
+
+
+def enrolment(value: Enrolment) -> Document:
+    """Answer of an enrolment."""
+    rejected = [{"index": each.index, "code": each.code, "message": each.message} for each in value.rejected]
+    return {"faces": [stored_face(each) for each in value.faces], "rejected": rejected}
+
+
+def subject(value: Subject) -> Document:
+    """Enrolled person."""
+    faces = [stored_face(each) for each in value.faces]
+    return {"subject": value.name, "created_at": value.created_at, "faces": faces}
+
+
+def page(value: Page) -> Document:
+    """One page of enrolled people."""
+    subjects = [{"subject": each.name, "created_at": each.created_at, "faces": each.faces} for each in value.subjects]
+    return {"subjects": subjects, "next_cursor": value.next_cursor}
+
+
+def candidate(value: Candidate) -> Document:
+    """One candidate of an identification."""
+    return {
+        "subject": value.subject,
+        "face_id": value.face_id,
+        "similarity": value.similarity,
+        "angle_degrees": value.angle_degrees,
+        "probability": value.probability,
+    }
+
+
+def identification(value: Identification) -> Document:
+    """Answer of identify for one face."""
+    return {
+        "decision": value.decision,
+        "candidates": [candidate(each) for each in value.candidates],
+        "threshold": value.threshold,
+        "target_fpir": value.target_fpir,
+        "gallery_size": value.gallery_size,
+        "face": face(value.face) if value.face else None,
+        "model": model(value.model),
+    }
+
+
+def receipt(value: Receipt) -> Document:
+    """Erasure receipt."""
+    return {
+        "collection": value.collection,
+        "subject": value.subject,
+        "face_ids": value.face_ids,
+        "erased_at": value.erased_at,
+        "public_key": value.public_key,
+        "signature": value.signature,
+    }
+
+
+def manifest(value: Manifest, champion: bool, loaded: bool) -> Document:
+    """A model of the registry."""
+    return {
+        "id": value.id,
+        "kind": value.kind,
+        "contract_id": value.contract_id,
+        "dimension": value.dimension,
+        "architecture": value.architecture,
+        "licence": value.licence.model_dump(),
+        "origin": value.provenance.origin,
+        "metrics": dict(value.metrics),
+        "fmr_range": value.calibration.fmr_range if value.calibration else None,
+        "champion": champion,
+        "loaded": loaded,
+    }

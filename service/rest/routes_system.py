@@ -1,0 +1,51 @@
+"""The server itself: health, models, metrics."""
+
+from collections.abc import Callable
+from typing import Annotated
+
+from fastapi import APIRouter, Query, Request
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+from starlette.responses import Response
+
+from models.bundle import Manifest
+from service.errors import NotReadyError
+from service.rest import openapi, render
+from service.rest.schemas import HealthOut, ModelsOut, NoOptions
+
+Models = Callable[[], list[tuple[Manifest, bool, bool]]]
+
+
+def health_router(is_ready: Callable[[], bool]) -> APIRouter:
+    """Probes for an orchestrator; they need no key."""
+    routes = APIRouter(prefix="/health", tags=["system"])
+
+    @routes.get("/live", responses=openapi.answers(HealthOut))
+    async def live() -> Response:
+        """The process answers."""
+        return render.Json({"status": "live"})
+
+    @routes.get("/ready", responses=openapi.answers(HealthOut))
+    async def ready() -> Response:
+        """Models are loaded and warm, and the server is not stopping."""
+        if not is_ready():
+            raise NotReadyError("the server is starting or stopping")
+        return render.Json({"status": "ready"})
+
+    return routes
+
+
+def router(models: Models, registry: CollectorRegistry) -> APIRouter:
+    """Models and metrics."""
+    routes = APIRouter(tags=["system"])
+
+    @routes.get("/models", responses=openapi.answers(ModelsOut))
+    async def list_models(_: Annotated[NoOptions, Query()]) -> Response:
+        """Models of the registry: which are promoted, and which the server runs."""
+        return render.Json({"models": [render.manifest(*each) for each in models()]})
+
+    @routes.get("/metrics", response_class=Response, include_in_schema=False)
+    async def metrics(_: Request) -> Response:
+        """Prometheus text format."""
+        return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
+
+    return routes

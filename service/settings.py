@@ -1,0 +1,87 @@
+"""All settings of the server, read once at start from FACESPHERE_* variables and the command line, then handed down."""
+
+import os
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from models.runtime import Device
+from service.errors import InvalidRequestError
+from service.security.access import is_loopback
+
+PREFIX = "FACESPHERE_"
+Port = Annotated[int, Field(ge=0, le=65535)]
+
+
+class Settings(BaseSettings):
+    """Each field is also an environment variable: `port` is FACESPHERE_PORT."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid", env_ignore_empty=True)
+
+    host: str = Field("127.0.0.1", description="Address to listen on; any but loopback needs an api_key.")
+    port: Port = Field(8000, description="Port of REST; 0 picks a free one.")
+    grpc_port: Port = Field(50051, description="Port of gRPC; 0 picks a free one.")
+    data_dir: Path = Field(Path("data"), description="Folder of the gallery, the signing key and the models.")
+    models_dir: Path | None = Field(None, description="Folder of the model registry, if not data_dir/models.")
+    model: str | None = Field(None, description="Embedder to serve; the promoted one if left out.")
+    detector: str | None = Field(None, description="Detector to serve; the promoted one if left out.")
+    auto_pull: bool = Field(True, description="Fetch the default models at start where they are missing.")
+    device: Device = Field(
+        "auto", description="auto, cpu, cuda, tensorrt or openvino; a named one must really be used."
+    )
+    workers: int = Field(1, ge=1, le=1, description="Server processes; this version runs one.")
+    threads: int = Field(0, ge=0, le=1024, description="Threads for images and for inference; 0: one a core.")
+    api_key: SecretStr | None = Field(None, description="Key that every call must carry; at least 16 characters.")
+    target_fmr: float = Field(1e-3, gt=0, lt=1, description="False-match rate of /verify when the caller states none.")
+    target_fpir: float = Field(1e-2, gt=0, lt=1, description="Rate at which identify may name a stranger, by default.")
+    max_image_bytes: int = Field(20 * 2**20, ge=1024, description="Largest image file.")
+    max_image_pixels: int = Field(64_000_000, ge=4096, description="Most pixels of an image, told from its header.")
+    max_body_bytes: int = Field(64 * 2**20, ge=4096, description="Largest request body or gRPC message.")
+    max_batch: int = Field(8, ge=1, le=256, description="Most faces in one run of the embedder.")
+    max_queue: int = Field(256, ge=1, description="Faces, and photos, that may wait; the next one gets 429.")
+    request_timeout_s: float = Field(30, gt=0, description="Time for a request, its upload included; then 504.")
+    shutdown_grace_s: float = Field(20, gt=0, description="Time for open requests to finish after SIGTERM.")
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="What is logged on stderr.")
+
+    @field_validator("api_key")
+    @classmethod
+    def _long_enough(cls, key: SecretStr | None) -> SecretStr | None:
+        if key is not None and (len(key.get_secret_value()) < 16 or not key.get_secret_value().isascii()):
+            raise ValueError("must be at least 16 ASCII characters; make one with: openssl rand -hex 32")
+        return key
+
+    @model_validator(mode="after")
+    def _open_to_others_only_with_a_key(self) -> "Settings":
+        if self.api_key is None and not is_loopback(self.host):
+            raise ValueError(f"host {self.host} can be reached by others: set {PREFIX}API_KEY, or use --host 127.0.0.1")
+        return self
+
+    @property
+    def registry_dir(self) -> Path:
+        """Where the models are."""
+        return self.models_dir or self.data_dir / "models"
+
+    @property
+    def cores(self) -> int:
+        """Threads to use, with 0 resolved to the cores this process may run on."""
+        return self.threads or len(os.sched_getaffinity(0))
+
+
+def read_settings(**flags: Any) -> Settings:
+    """Settings out of the environment, with flags that were given taking precedence.
+
+    Raises:
+        InvalidRequestError: a value out of range, or a FACESPHERE_* variable that does not exist, in one line.
+    """
+    known = {PREFIX + name.upper() for name in Settings.model_fields}
+    unknown = sorted(name for name in os.environ if name.startswith(PREFIX) and name.upper() not in known)
+    if unknown:
+        raise InvalidRequestError(f"unknown setting {unknown[0]}; known: {', '.join(sorted(known))}")
+    try:
+        return Settings(**{name: value for name, value in flags.items() if value is not None})
+    except ValidationError as error:
+        problem = error.errors(include_url=False, include_input=False)[0]
+        where = "".join(f"{part}: " for part in problem["loc"])
+        raise InvalidRequestError(where + problem["msg"].removeprefix("Value error, ")) from error

@@ -1,0 +1,39 @@
+"""Fixtures that several test files share."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from live_server import LiveServer, live_server
+from models import zoo
+from models.registry import Registry
+from photos import ROOT, astronaut, encode
+
+
+@pytest.fixture(scope="session")
+def models_dir() -> Path:
+    """A registry with the default models; fetched once a checkout, kept in .cache."""
+    folder = ROOT / ".cache" / "models"
+    registry = Registry(folder)
+    for model_id in zoo.default_ids():
+        zoo.pull(registry, model_id)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def registry(models_dir: Path) -> Registry:
+    """The same as an object."""
+    return Registry(models_dir)
+
+
+@pytest.fixture(scope="session")
+def face_photo() -> bytes:
+    """A JPEG of one person, 512 x 512."""
+    return encode(astronaut(), "JPEG", quality=95)
+
+
+@pytest.fixture(scope="module")
+def server(models_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
+    """A real server with an empty gallery, shared by the tests of a file."""
+    with live_server(tmp_path_factory.mktemp("data"), models_dir=str(models_dir)) as running:
+        yield running

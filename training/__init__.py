@@ -1,0 +1,1 @@
+"""Margin-loss face models: data, evaluation and calibration."""
