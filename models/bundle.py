@@ -171,7 +171,7 @@ def load(folder: Path) -> Bundle:
 def write(folder: Path, model: bytes, manifest: Manifest) -> Bundle:
     """Write a bundle into a folder that exists. Making the write atomic is the registry's part."""
     (folder / MODEL).write_bytes(model)
-    (folder / MANIFEST).write_text(manifest_json(manifest))
+    (folder / MANIFEST).write_text(manifest_json(manifest), encoding="utf-8")
     return load(folder)
 
 

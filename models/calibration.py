@@ -6,7 +6,6 @@ in the bundle's manifest. FMR, FNMR, FPIR as in ISO/IEC 19795-1.
 """
 
 import math
-from collections.abc import Sequence
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -76,7 +75,7 @@ class Calibration(_Frozen):
     genuine_pairs: int = Field(ge=1)
     impostor_pairs: int = Field(ge=1)
     detector: str = ""
-    points: Sequence[OperatingPoint] = Field(min_length=2)
+    points: tuple[OperatingPoint, ...] = Field(min_length=2)
     logistic: Logistic
     tail: Tail | None = None
 

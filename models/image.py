@@ -5,6 +5,8 @@ EXIF orientation is applied, so every coordinate downstream is a pixel of the up
 """
 
 import io
+import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,6 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from models.errors import (
+    FaceError,
     ImageTooLargeError,
     InvalidImageError,
     PayloadTooLargeError,
@@ -26,6 +29,14 @@ Image.MAX_IMAGE_PIXELS = None
 EXIF_ORIENTATION = 0x0112
 # Genuine progressive files have about ten scans. Thousands of empty ones cost minutes in a small file.
 MAX_JPEG_SCANS = 100
+# Pillow reads headers in Python: millions of empty segments, or of bytes between them, hold a core for ten seconds.
+# Genuine files have at most some hundred segments (a colour profile in 255 parts), PNGs a chunk for every 8 KiB.
+MAX_JPEG_SEGMENTS = 1000
+MAX_JPEG_PADDING = 2**16
+MAX_PNG_CHUNKS = 20_000
+_JPEG_MARKER = re.compile(rb"\xff+([\x01-\xcf\xd8-\xfe])")
+_SOS, _EOI = 0xDA, 0xD9
+_BARE_JPEG_MARKERS = frozenset((0x01, 0xC8, 0xD8, _EOI, *range(0xF0, 0xFE)))
 
 _ALLOWED = {b"\xff\xd8\xff": "JPEG", b"\x89PNG\r\n\x1a\n": "PNG", b"BM": "BMP"}
 _REFUSED = {
@@ -43,7 +54,8 @@ _REFUSED = {
     b"<svg": "SVG",
     b"<?xml": "SVG",
 }
-# Pillow raises whatever a damaged file provokes in its parsers, not only its own error.
+# Pillow decodes these byte by byte in Python: 30 KB can hold a core for a quarter of a minute.
+_BMP_RUN_LENGTH = (1, 2)
 _TRANSPOSE = {
     2: (Image.Transpose.FLIP_LEFT_RIGHT,),
     3: (Image.Transpose.ROTATE_180,),
@@ -88,8 +100,10 @@ def decode(data: bytes, limits: ImageLimits | None = None) -> Pixels:
     form = _sniff(data)
     if form == "WEBP":  # Pillow's WebP decoder allocates the canvas on opening: look at the header first.
         _check_size(*_webp_size(data), limits)
-    if form == "JPEG" and data.count(b"\xff\xda") > MAX_JPEG_SCANS:
-        raise InvalidImageError(f"the JPEG has more than {MAX_JPEG_SCANS} scans")
+    if form == "JPEG":
+        _check_jpeg_segments(data)
+    if form == "PNG":
+        _check_png_chunks(data)
     return _decode_checked(data, form, limits)
 
 
@@ -124,6 +138,42 @@ def _webp_size(data: bytes) -> tuple[int, int]:
     raise InvalidImageError("the WebP header is damaged")
 
 
+def _check_jpeg_segments(data: bytes) -> None:
+    scans = padding = 0
+    for count, (marker, skipped) in enumerate(_jpeg_segments(data)):
+        padding += skipped if scans == 0 else 0
+        scans += marker == _SOS
+        if scans > MAX_JPEG_SCANS:
+            raise InvalidImageError(f"the JPEG has more than {MAX_JPEG_SCANS} scans")
+        if count > MAX_JPEG_SEGMENTS or padding > MAX_JPEG_PADDING:
+            raise InvalidImageError(
+                f"the JPEG has more than {MAX_JPEG_SEGMENTS} segments, or {MAX_JPEG_PADDING} bytes between them"
+            )
+        if marker == _EOI and scans:  # what follows is not the image: phones append a film there
+            return
+
+
+def _jpeg_segments(data: bytes) -> Iterator[tuple[int, int]]:
+    """Each marker of a JPEG and the number of bytes skipped to find it, as Pillow's parser finds them."""
+    position = 2
+    while match := _JPEG_MARKER.search(data, position):
+        marker, end = match[1][0], match.end()
+        yield marker, end - 2 - position
+        position = end
+        if marker not in _BARE_JPEG_MARKERS:
+            position += max(int.from_bytes(data[end : end + 2], "big"), 2)
+    yield _EOI, max(len(data) - position, 0)
+
+
+def _check_png_chunks(data: bytes) -> None:
+    position = 8
+    for _ in range(MAX_PNG_CHUNKS):
+        if position >= len(data):
+            return
+        position += 12 + int.from_bytes(data[position : position + 4], "big")
+    raise InvalidImageError(f"the PNG has more than {MAX_PNG_CHUNKS} chunks")
+
+
 def _check_size(width: int, height: int, limits: ImageLimits) -> None:
     if width * height > limits.max_pixels or max(width, height) > limits.max_side:
         raise ImageTooLargeError(
@@ -140,21 +190,22 @@ def _decode_checked(data: bytes, form: str, limits: ImageLimits) -> Pixels:
     try:
         with Image.open(io.BytesIO(data), formats=[form]) as image:
             _check_size(*image.size, limits)
-            return np.ascontiguousarray(_to_rgb(_upright(image)), dtype=np.uint8)
-    except ImageTooLargeError:
-        raise
-    except MemoryError:
+            if image.info.get("compression") in _BMP_RUN_LENGTH:
+                raise UnsupportedMediaTypeError("run-length compressed BMP is not accepted; send it uncompressed")
+            return np.ascontiguousarray(_upright_rgb(image), dtype=np.uint8)
+    except (FaceError, MemoryError):
         raise
     except Exception as error:  # Pillow's parsers raise anything from SyntaxError to struct.error on damage
         raise InvalidImageError(f"the {form} image cannot be decoded: {error}") from error
 
 
-def _upright(image: Image.Image) -> Image.Image:
+def _upright_rgb(image: Image.Image) -> Image.Image:
     orientation = _orientation(image)
     image.load()
+    rgb = _to_rgb(image)  # first, as turning an image forgets which of its colours is transparent
     for method in _TRANSPOSE.get(orientation, ()):
-        image = _keep_transparency(image).transpose(method)
-    return image
+        rgb = rgb.transpose(method)
+    return rgb
 
 
 def _orientation(image: Image.Image) -> int:
@@ -165,14 +216,12 @@ def _orientation(image: Image.Image) -> int:
         return 1
 
 
-def _keep_transparency(image: Image.Image) -> Image.Image:
-    return image.convert("RGBA") if "transparency" in image.info else image
-
-
 def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I"):  # 16 bits a channel: Pillow's own conversion clips instead of scaling
         wide = np.asarray(image).astype(np.uint32)
-        image = Image.fromarray((wide >> 8).clip(0, 255).astype(np.uint8))
+        narrow = (wide >> 8).clip(0, 255).astype(np.uint8)
+        narrow[wide == image.info.get("transparency", -1)] = 255
+        return Image.fromarray(narrow).convert("RGB")
     if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
         # The colour under a transparent pixel is arbitrary; white is what viewers show.
         rgba = image.convert("RGBA")

@@ -33,7 +33,7 @@ def plain(model: bytes, *, free_size: bool = False) -> bytes:
     _refuse_external_data(graph)
     _fold_constants(graph)
     constants = {tensor.name for tensor in graph.initializer}
-    used = {name for node in graph.node for name in node.input}
+    used = _used_names(graph)
     _keep(graph.input, [value for value in graph.input if value.name in used - constants])
     if len(graph.input) != 1:
         raise InvalidBundleError(f"the model must have one input, it has {[value.name for value in graph.input]}")
@@ -74,13 +74,29 @@ def _fold_constants(graph: Any) -> None:
         if node.op_type not in ("DequantizeLinear", "Reshape") or any(name not in values for name in node.input):
             continue
         arrays = [numpy_helper.to_array(values[name]) for name in node.input]
-        result = _dequantize(node, arrays) if node.op_type == "DequantizeLinear" else _reshape(arrays)
-        values[node.output[0]] = numpy_helper.from_array(np.ascontiguousarray(result), node.output[0])
+        try:
+            result = _dequantize(node, arrays) if node.op_type == "DequantizeLinear" else _reshape(arrays)
+        except (ValueError, IndexError) as error:
+            raise InvalidBundleError(
+                f"{node.op_type} {node.output[0]!r} does not fit its constants: {error}"
+            ) from error
+        values[node.output[0]] = numpy_helper.from_array(np.asarray(result, order="C"), node.output[0])
         folded.add(node.output[0])
     if folded:
         _keep(graph.node, [node for node in graph.node if node.output[0] not in folded])
-        used = {name for node in graph.node for name in node.input}
+        used = _used_names(graph)
         _keep(graph.initializer, [tensor for name, tensor in sorted(values.items()) if name in used])
+
+
+def _used_names(graph: Any) -> set[str]:
+    """Names that a graph reads, in the branches and loop bodies of its nodes too, or gives out."""
+    names = {value.name for value in graph.output}
+    for node in graph.node:
+        names.update(node.input)
+        for attribute in node.attribute:
+            for body in (attribute.g, *attribute.graphs):
+                names |= _used_names(body)
+    return names
 
 
 def _reshape(arrays: list[Any]) -> Any:
@@ -90,20 +106,23 @@ def _reshape(arrays: list[Any]) -> Any:
 
 def _dequantize(node: Any, arrays: list[Any]) -> Any:
     """(x - zero_point) * scale with scales per tensor, axis or block (ONNX operator DequantizeLinear, version 21)."""
-    x, scale = arrays[0], arrays[1].astype(np.float32)
+    x, scale = arrays[0], arrays[1]
     zero = arrays[2] if len(arrays) > 2 else np.zeros(scale.shape, x.dtype)
     attributes = {attribute.name: attribute.i for attribute in node.attribute}
     axis, block = attributes.get("axis", 1), attributes.get("block_size", 0)
-    scale, zero = (_spread(part, x.shape, axis, block) for part in (scale, zero))
-    return (x.astype(np.float32) - zero.astype(np.float32)) * scale
+    factor, offset = (_spread(part.astype(np.float32), x.shape, axis, block) for part in (scale, zero))
+    return ((x.astype(np.float32) - offset) * factor).astype(scale.dtype)
 
 
 def _spread(part: Any, shape: tuple[int, ...], axis: int, block: int) -> Any:
     if part.ndim == 0 or part.size == 1:
         return part.reshape(())
-    if part.ndim == len(shape):  # one value a block
-        blocks = block or -(-shape[axis] // part.shape[axis])
-        return np.repeat(part, blocks, axis=axis).take(range(shape[axis]), axis=axis)
+    if not -len(shape) <= axis < len(shape):
+        raise ValueError(f"there is no axis {axis} in {len(shape)}")
+    if block and part.ndim == len(shape):
+        if -(-shape[axis] // block) != part.shape[axis]:
+            raise ValueError(f"{part.shape[axis]} blocks of {block} for an axis of {shape[axis]}")
+        return np.repeat(part, block, axis=axis).take(range(shape[axis]), axis=axis)
     return part.reshape([-1 if i == axis % len(shape) else 1 for i in range(len(shape))])
 
 

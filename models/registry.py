@@ -83,6 +83,22 @@ class Registry:
                 _fsync(self._bundles)
             return Bundle(folder, manifest)
 
+    def replace_manifest(self, manifest: Manifest) -> None:
+        """Give a stored model a new manifest: a new calibration, licence or metrics, of the same contract.
+
+        Raises:
+            ModelNotFoundError: no such model.
+            InvalidBundleError: the manifest is of another contract.
+        """
+        with self._lock():
+            folder = self._folder(manifest.id)
+            if not folder.is_dir():
+                raise ModelNotFoundError(f"there is no model {manifest.id!r} in {self._root}", model=manifest.id)
+            there = bundles.read_manifest(folder / bundles.MANIFEST)
+            if (there.contract_id, there.model_sha256) != (manifest.contract_id, manifest.model_sha256):
+                raise InvalidBundleError(f"this manifest is of another contract than the stored {manifest.id}")
+            _write_atomically(folder / bundles.MANIFEST, bundles.manifest_json(manifest))
+
     def promote(self, model_id: str) -> Manifest:
         """Make a model the champion of its kind.
 
@@ -144,12 +160,7 @@ class Registry:
         return state
 
     def _write_state(self, state: State) -> None:
-        path = self._root / "state.json"
-        temporary = path.with_suffix(".tmp")
-        temporary.write_text(json.dumps(state, indent=2) + "\n")
-        _fsync(temporary)
-        temporary.replace(path)
-        _fsync(self._root)
+        _write_atomically(self._root / "state.json", json.dumps(state, indent=2) + "\n")
 
     @contextlib.contextmanager
     def _lock(self) -> Iterator[None]:
@@ -161,6 +172,14 @@ class Registry:
 
 def _is_history(value: object) -> bool:
     return isinstance(value, list) and all(isinstance(item, str) for item in value)
+
+
+def _write_atomically(path: Path, text: str) -> None:
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(text)
+    _fsync(temporary)
+    temporary.replace(path)
+    _fsync(path.parent)
 
 
 def _fsync(path: Path) -> None:

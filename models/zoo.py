@@ -9,6 +9,7 @@ the pinned SHA-256, rewritten to a plain float graph and checked again. A source
 """
 
 import hashlib
+import http.client
 import os
 import subprocess
 import sys
@@ -52,6 +53,8 @@ def default_manifest(model_id: str) -> Manifest:
 def pull(registry: Registry, model_id: str, source: str | None = None, report: Report | None = None) -> Manifest:
     """Fetch a default model into the registry and promote it if its kind has no champion yet.
 
+    Where its weights are there already, its manifest becomes the one that this version ships.
+
     Args:
         registry: where it goes.
         model_id: one of `default_ids`.
@@ -64,8 +67,11 @@ def pull(registry: Registry, model_id: str, source: str | None = None, report: R
     """
     say = report or (lambda _: None)
     manifest = default_manifest(model_id)
-    if model_id not in {known.id for known in registry.list()}:
+    known = {each.id: each for each in registry.list()}
+    if model_id not in known:
         registry.add(_plain_model(manifest, source, say), manifest)
+    elif known[model_id] != manifest:
+        registry.replace_manifest(manifest)
     if registry.champion(manifest.kind) is None:
         registry.promote(model_id)
     say(f"{model_id}: ready ({manifest.kind}, contract {manifest.contract_id}, {manifest.licence.spdx})")
@@ -155,7 +161,7 @@ def _from_url(url: str) -> bytes:
     try:
         with urllib.request.urlopen(url, timeout=60) as response:  # noqa: S310  the scheme was checked
             data: bytes = response.read(MAX_DOWNLOAD + 1)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, http.client.HTTPException) as error:
         raise SourceError(f"cannot fetch {url}: {error}") from error
     if len(data) > MAX_DOWNLOAD:
         raise SourceError(f"{url} is larger than {MAX_DOWNLOAD} bytes")

@@ -5,9 +5,14 @@ from pathlib import Path
 
 import pytest
 from live_server import LiveServer, live_server
-from models import zoo
-from models.registry import Registry
 from photos import ROOT, astronaut, encode
+
+from models import zoo
+from models.image import ImageLimits
+from models.registry import Registry
+from models.runtime import Session, SessionOptions
+from service.inference.detector import Detector
+from service.inference.finder import FaceFinder
 
 
 @pytest.fixture(scope="session")
@@ -37,3 +42,13 @@ def server(models_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     """A real server with an empty gallery, shared by the tests of a file."""
     with live_server(tmp_path_factory.mktemp("data"), models_dir=str(models_dir)) as running:
         yield running
+
+
+@pytest.fixture(scope="session")
+def registry_crop(registry: Registry, face_photo: bytes) -> bytes:
+    """The aligned crop of `face_photo`, cut by the service's own code, as a PNG."""
+    detector = registry.resolve("detector")
+    embedder = registry.resolve("embedder").manifest
+    network = Detector(Session(detector.model_path, SessionOptions("cpu")), detector.manifest.input)
+    finder = FaceFinder(network, embedder.alignment, ImageLimits())
+    return encode(finder.find(face_photo).faces[0].crop)

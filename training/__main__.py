@@ -15,6 +15,7 @@ from models.calibration import Calibration
 from models.commandline import OneLineErrors
 from models.registry import Registry
 from training.calibrate import fit
+from training.data.people import DataError
 from training.embeddings import EmbeddedSet, SetEmbedder
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -73,16 +74,30 @@ def evaluate(**options: Any) -> None:
         )
 
 
-@main.command(epilog="Example: facesphere-train calibrate --data people/ --out calibrated-manifest.json")
-@click.option("--out", type=click.Path(path_type=Path), required=True, help="Manifest with the calibration.")
+@main.command(epilog="Example: facesphere-train calibrate --data people/ --apply")
+@click.option("--out", type=click.Path(path_type=Path), help="Write the manifest with the calibration to this file.")
+@click.option("--apply", "apply_it", is_flag=True, help="Store the calibration with the model in the registry.")
 @click.option("--describe", default="", help="What the data are; their file name if left out.")
 @_set_options
-def calibrate(out: Path, describe: str, **options: Any) -> None:
-    """Write the model's manifest with thresholds, probability and tail fitted on labelled photos."""
+def calibrate(out: Path | None, apply_it: bool, describe: str, **options: Any) -> None:
+    """Fit thresholds, probability and tail on labelled photos of people who were not trained on."""
+    if out is None and not apply_it:
+        raise click.UsageError("state --out FILE, --apply, or both")
     embedder, data, calibration = _calibrated(describe=describe, **options)
     manifest = embedder.manifest.model_copy(update={"calibration": calibration})
-    out.write_text(bundles.manifest_json(manifest))
-    click.echo(f"{out}: FMR {calibration.fmr_range[0]:g} to {calibration.fmr_range[1]:g}, {len(data.photos)} photos")
+    if out is not None:
+        _write(out, bundles.manifest_json(manifest))
+    if apply_it:
+        Registry(options["registry"]).replace_manifest(manifest)
+    low, high = calibration.fmr_range
+    click.echo(f"{manifest.id}: calibrated for FMR {low:g} to {high:g} on {len(data.photos)} photos")
+
+
+def _write(path: Path, text: str) -> None:
+    try:
+        path.write_text(text)
+    except OSError as error:
+        raise DataError(f"cannot write {path}: {error.strerror}") from error
 
 
 def _calibrated(

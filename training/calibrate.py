@@ -19,8 +19,8 @@ Scores = NDArray[np.float32]
 Indices = NDArray[np.int32]
 Floats = NDArray[np.float64]
 
-# A rate is stated where at least this many impostor pairs are beyond it; one pair more or less then moves it by 10 %.
-MIN_ERRORS = 10
+# A rate is stated where at least this many impostor pairs are beyond it: one more or less then moves it by 1 %.
+MIN_ERRORS = 100
 _RATES = (1e-1, 5e-2, 2e-2, 1e-2, 5e-3, 2e-3, 1e-3, 5e-4, 2e-4, 1e-4, 5e-5, 2e-5, 1e-5, 5e-6, 2e-6, 1e-6)
 _TAIL_FROM = 1e-3
 _BLOCK = 1024

@@ -14,6 +14,7 @@ from typing import Any
 
 import grpc
 import httpx
+
 from service.pb.face_embedding.v1 import face_embedding_pb2_grpc as pb_grpc
 
 
