@@ -162,7 +162,8 @@ def _from_url(url: str) -> bytes:
         with urllib.request.urlopen(url, timeout=60) as response:  # noqa: S310  the scheme was checked
             data: bytes = response.read(MAX_DOWNLOAD + 1)
     except (OSError, ValueError, http.client.HTTPException) as error:
-        raise SourceError(f"cannot fetch {url}: {error}") from error
+        reason = " ".join(str(error).split())
+        raise SourceError(f"cannot fetch {url}: {reason}") from error
     if len(data) > MAX_DOWNLOAD:
         raise SourceError(f"{url} is larger than {MAX_DOWNLOAD} bytes")
     return data

@@ -79,6 +79,8 @@ def build_inference(settings: Settings, registry: Registry) -> Inference:
     faiss.omp_set_num_threads(1)
     detector_bundle = registry.resolve("detector", settings.detector)
     embedder_bundle = registry.resolve("embedder", settings.model)
+    if embedder_bundle.manifest.calibration is not None:
+        embedder_bundle.manifest.calibration.threshold_at(settings.target_fmr)  # a default that could never be met
     options = SessionOptions(settings.device, threads=1)
     detector_session = Session(detector_bundle.model_path, options)
     detector = Detector(detector_session, detector_bundle.manifest.input)
@@ -104,6 +106,8 @@ def serve(settings: Settings) -> None:
         FaceError: a model, the device, the data folder or a port cannot be used.
     """
     http_socket = _listen(settings.host, settings.port)
+    if settings.grpc_port:  # gRPC binds its port itself, later; a port in use is told now, and in one line
+        _listen(settings.host, settings.grpc_port).close()
     registry = open_registry(settings, log.info)
     gallery = EmbeddedGallery(settings.data_dir)
     try:

@@ -34,12 +34,28 @@ def import_onnx(registry: Registry, source: str, options: ImportOptions) -> Mani
     Raises:
         FaceError: the source, the graph or an option is wrong; nothing is stored.
     """
+    spec = _input_spec(options)
     original = zoo.fetch(source)
     model = onnx_graph.plain(original)
-    width, height = options.input_size
-    manifest = _manifest(source, original, model, options, _run_once(model, width, height))
+    manifest = _manifest(source, original, model, options, spec, _run_once(model, spec.width, spec.height))
     registry.add(model, manifest)
     return manifest
+
+
+def _input_spec(options: ImportOptions) -> InputSpec:
+    width, height = options.input_size
+    try:
+        return InputSpec.model_validate(
+            {
+                "width": width,
+                "height": height,
+                "channels": options.channels,
+                "mean": options.mean,
+                "std": options.std,
+            }
+        )
+    except ValidationError as error:
+        raise InvalidBundleError(first_problem(error)) from error
 
 
 def _run_once(model: bytes, width: int, height: int) -> int:
@@ -49,18 +65,10 @@ def _run_once(model: bytes, width: int, height: int) -> int:
         return check_embedder(Session(path, SessionOptions("cpu")), width, height, None)
 
 
-def _manifest(source: str, original: bytes, model: bytes, options: ImportOptions, dimension: int) -> Manifest:
-    width, height = options.input_size
+def _manifest(
+    source: str, original: bytes, model: bytes, options: ImportOptions, spec: InputSpec, dimension: int
+) -> Manifest:
     try:
-        spec = InputSpec.model_validate(
-            {
-                "width": width,
-                "height": height,
-                "channels": options.channels,
-                "mean": options.mean,
-                "std": options.std,
-            }
-        )
         manifest = Manifest(
             id=options.model_id or _name(source),
             kind="embedder",

@@ -1,6 +1,7 @@
 """All settings of the server, read once at start from FACESPHERE_* variables and the command line, then handed down."""
 
 import os
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -18,7 +19,9 @@ Port = Annotated[int, Field(ge=0, le=65535)]
 class Settings(BaseSettings):
     """Each field is also an environment variable: `port` is FACESPHERE_PORT."""
 
-    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid", env_ignore_empty=True)
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX, frozen=True, extra="forbid", env_ignore_empty=True, hide_input_in_errors=True
+    )
 
     host: str = Field("127.0.0.1", description="Address to listen on; any but loopback needs an api_key.")
     port: Port = Field(8000, description="Port of REST; 0 picks a free one.")
@@ -41,21 +44,28 @@ class Settings(BaseSettings):
     max_body_bytes: int = Field(64 * 2**20, ge=4096, description="Largest request body or gRPC message.")
     max_batch: int = Field(8, ge=1, le=256, description="Most faces in one run of the embedder.")
     max_queue: int = Field(256, ge=1, description="Faces, and photos, that may wait; the next one gets 429.")
-    request_timeout_s: float = Field(30, gt=0, description="Time for a request, its upload included; then 504.")
-    shutdown_grace_s: float = Field(20, gt=0, description="Time for open requests to finish after SIGTERM.")
+    request_timeout_s: float = Field(
+        30, gt=0, allow_inf_nan=False, description="Time for a request, its upload included; then 504."
+    )
+    shutdown_grace_s: float = Field(
+        20, gt=0, allow_inf_nan=False, description="Time for open requests to finish after SIGTERM."
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="What is logged on stderr.")
 
     @field_validator("api_key")
     @classmethod
     def _long_enough(cls, key: SecretStr | None) -> SecretStr | None:
-        if key is not None and (len(key.get_secret_value()) < 16 or not key.get_secret_value().isascii()):
-            raise ValueError("must be at least 16 ASCII characters; make one with: openssl rand -hex 32")
+        # A key that no Authorization header can carry would lock everybody out.
+        if key is not None and not re.fullmatch(r"[!-~]{16,}", key.get_secret_value()):
+            raise ValueError("must be at least 16 ASCII characters without spaces; make one with: openssl rand -hex 32")
         return key
 
     @model_validator(mode="after")
     def _open_to_others_only_with_a_key(self) -> "Settings":
         if self.api_key is None and not is_loopback(self.host):
-            raise ValueError(f"host {self.host} can be reached by others: set {PREFIX}API_KEY, or use --host 127.0.0.1")
+            raise ValueError(
+                f"host {self.host!r} can be reached by others: set {PREFIX}API_KEY, or use --host 127.0.0.1"
+            )
         return self
 
     @property

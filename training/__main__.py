@@ -83,6 +83,8 @@ def calibrate(out: Path | None, apply_it: bool, describe: str, **options: Any) -
     """Fit thresholds, probability and tail on labelled photos of people who were not trained on."""
     if out is None and not apply_it:
         raise click.UsageError("state --out FILE, --apply, or both")
+    if out is not None and not out.parent.is_dir():
+        raise DataError(f"cannot write {out}: there is no folder {out.parent}")
     embedder, data, calibration = _calibrated(describe=describe, **options)
     manifest = embedder.manifest.model_copy(update={"calibration": calibration})
     if out is not None:

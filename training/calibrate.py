@@ -82,12 +82,15 @@ def fit(data: EmbeddedSet, description: str, detector: str = "", rounds: int = 2
         seed: of the bootstrap.
 
     Raises:
-        DataError: too few pairs to state two rates.
+        DataError: too few pairs to state two rates, photos that stand under two names, or people no more like
+            themselves than like others.
     """
     pairs = compare_all(data, seed)
     rates = [rate for rate in _RATES if rate * pairs.impostor_count >= MIN_ERRORS]
     if len(rates) < 2:
         raise DataError(f"{pairs.impostor_count} impostor pairs are too few to state false-match rates")
+    if threshold_at(pairs.top_impostors, pairs.impostor_count, rates[-1]) > 1:
+        raise DataError(f"more than {rates[-1]:g} of the impostor pairs are the same photo under two names")
     points = _points(data, pairs, rates, rounds, seed)
     return Calibration(
         data=description,
@@ -115,13 +118,18 @@ def threshold_at(descending: Scores, count: int, rate: float) -> float:
 
 
 def fit_logistic(genuine: Scores, impostor: Scores) -> Logistic:
-    """P(genuine | similarity) at equal prior odds, by iteratively reweighted least squares."""
+    """P(genuine | similarity) at equal prior odds, by iteratively reweighted least squares.
+
+    Raises:
+        DataError: genuine pairs are not the more similar ones.
+    """
     x = np.concatenate([genuine, impostor]).astype(np.float64)
     y = np.concatenate([np.ones(len(genuine)), np.zeros(len(impostor))])
     weight = np.concatenate([np.full(len(genuine), 0.5 / len(genuine)), np.full(len(impostor), 0.5 / len(impostor))])
     design = np.stack([x, np.ones_like(x)], axis=1)
     beta = np.zeros(2)
-    ridge = np.diag([1e-6, 0.0])  # keeps the slope finite where the two do not overlap
+    # Keeps the slope finite where the two do not overlap, and is too weak to move it where they do.
+    ridge = np.diag([1e-10, 0.0])
     for _ in range(100):
         p = 1 / (1 + np.exp(-np.clip(design @ beta, -40, 40)))
         gradient = design.T @ (weight * (y - p)) - ridge @ beta
@@ -130,6 +138,8 @@ def fit_logistic(genuine: Scores, impostor: Scores) -> Logistic:
         beta += step
         if np.abs(step).max() < 1e-9:
             break
+    if beta[0] <= 0:
+        raise DataError("photos of one person are no more similar than photos of two; are the labels right?")
     return Logistic(slope=float(beta[0]), intercept=float(beta[1]))
 
 
@@ -171,12 +181,12 @@ def _blocks(data: EmbeddedSet) -> Iterator[tuple[Scores, Indices, Indices]]:
 
 def _lowest_of_top(data: EmbeddedSet, impostor_count: int, seed: int) -> float:
     """A similarity that somewhat more than the laxest rate of the impostor pairs reach, from a sample."""
+    if impostor_count < 100_000:
+        return -np.inf
     rng = np.random.default_rng(seed)
     i, j = rng.integers(len(data.vectors), size=(2, 200_000))
     apart = data.people[i] != data.people[j]
     scores = np.einsum("nd,nd->n", data.vectors[i[apart]], data.vectors[j[apart]])
-    if impostor_count < 100_000:
-        return -1.0
     return float(np.quantile(scores, 1 - 1.5 * max(_RATES)))
 
 
@@ -185,7 +195,7 @@ def _points(data: EmbeddedSet, pairs: Pairs, rates: list[float], rounds: int, se
     tars = np.array([(pairs.genuine >= threshold).mean() for threshold in thresholds])
     boots = [_bootstrap(data, pairs, rates, np.random.default_rng([seed, number])) for number in range(rounds)]
     low_t, high_t = np.quantile([threshold for threshold, _ in boots], [0.025, 0.975], axis=0)
-    low_tar, high_tar = np.quantile([tar for _, tar in boots], [0.025, 0.975], axis=0)
+    low_tar, high_tar = np.nanquantile([tar for _, tar in boots], [0.025, 0.975], axis=0)
     return [
         OperatingPoint(
             fmr=rate,
@@ -201,7 +211,7 @@ def _points(data: EmbeddedSet, pairs: Pairs, rates: list[float], rounds: int, se
 
 
 def _bootstrap(data: EmbeddedSet, pairs: Pairs, rates: list[float], rng: np.random.Generator) -> tuple[Floats, Floats]:
-    """Thresholds and TARs of one resample of the people."""
+    """Thresholds and TARs of one resample of the people; the TARs are NaN where nobody drawn has two photos."""
     people = len(data.names)
     drawn = np.bincount(rng.integers(people, size=people), minlength=people).astype(np.float64)
     photos = drawn * np.bincount(data.people, minlength=people)
@@ -214,4 +224,5 @@ def _bootstrap(data: EmbeddedSet, pairs: Pairs, rates: list[float], rng: np.rand
     order = np.argsort(pairs.genuine, kind="stable")
     cumulative = np.concatenate([[0.0], np.cumsum(genuine_weight[order])])
     below = cumulative[np.searchsorted(pairs.genuine[order], thresholds, side="left")]
-    return thresholds, 1 - below / max(cumulative[-1], 1e-12)
+    genuine = cumulative[-1]
+    return thresholds, 1 - below / genuine if genuine else np.full(len(rates), np.nan)

@@ -4,8 +4,8 @@ A change is committed to the records first and then shown in the index. What a s
 the records before it is answered, so a face that was erased in between is never named.
 """
 
+import contextlib
 import fcntl
-import os
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ from service.domain import (
     Subject,
     Vector,
 )
-from service.errors import ContractMismatchError, StorageError
+from service.errors import ContractMismatchError, NotFoundError, StorageError
 from service.gallery.index import FlatIndex
 from service.gallery.records import Records
 
@@ -47,16 +47,15 @@ class EmbeddedGallery:
             self._lock_file = (folder / "gallery.lock").open("w")
         except OSError as error:
             raise StorageError(f"cannot use {folder} for the gallery: {error.strerror}") from error
-        self._take_lock(folder)
-        self._records = Records(folder / "gallery.sqlite3")
-        os.chmod(folder / "gallery.sqlite3", 0o600)  # noqa: PTH101
         self._writing = threading.Lock()
         self._indexes: dict[str, FlatIndex] = {}
-        for name, _, rows, vectors in self._records.vectors():
-            index = FlatIndex(self._records.collection(name).model.dimension)
-            if rows:
-                index.add(rows, vectors)
-            self._indexes[name] = index
+        with contextlib.ExitStack() as undo:
+            undo.callback(self._lock_file.close)
+            self._take_lock(folder)
+            self._records = Records(folder / "gallery.sqlite3")
+            undo.callback(self._records.close)
+            self._build_indexes()
+            undo.pop_all()
 
     def close(self) -> None:
         """Close the files and give the folder free."""
@@ -142,10 +141,18 @@ class EmbeddedGallery:
 
     def erase_expired(self, now: datetime | None = None) -> int:
         """Erase the faces whose retention is over; their number."""
-        expired = self._records.expired(now or datetime.now(UTC))
-        for collection, subject, face_id in expired:
-            self.erase(collection, subject, face_id)
-        return len(expired)
+        count = 0
+        for collection, subject, face_id in self._records.expired(now or datetime.now(UTC)):
+            with contextlib.suppress(NotFoundError):  # somebody erased it since the line above
+                count += len(self.erase(collection, subject, face_id))
+        return count
+
+    def _build_indexes(self) -> None:
+        for name, _, rows, vectors in self._records.vectors():
+            index = FlatIndex(vectors.shape[1])
+            if rows:
+                index.add(rows, vectors)
+            self._indexes[name] = index
 
     def _take_lock(self, folder: Path) -> None:
         try:

@@ -72,10 +72,16 @@ class Records:
     def __init__(self, path: Path) -> None:
         self._lock = threading.RLock()
         try:
+            # SQLite gives its side files the rights of this one, so they are set before it is opened.
+            path.touch(mode=0o600)
+            path.chmod(0o600)
             # Transactions are begun by hand, so that several statements become durable together or not at all.
             self._db = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
-            self._prepare()
-        except sqlite3.DatabaseError as error:
+            with contextlib.ExitStack() as undo:
+                undo.callback(self._db.close)
+                self._prepare()
+                undo.pop_all()
+        except (OSError, sqlite3.DatabaseError) as error:
             raise StorageError(f"{path} cannot be opened as a gallery: {error}") from error
 
     def close(self) -> None:
@@ -214,7 +220,7 @@ class Records:
                 collection.name,
                 collection.model.contract_id,
                 [row[0] for row in rows],
-                matrix.reshape(len(rows), -1),
+                matrix.reshape(len(rows), collection.model.dimension),
             )
 
     def names_of(self, rows: Sequence[int]) -> dict[int, tuple[str, str]]:
@@ -234,11 +240,12 @@ class Records:
 
         Raises:
             NotFoundError: there is no such thing.
+            StorageError: it is erased, but its bytes are still in the write-ahead log; the next call tries again.
         """
         with self._lock:
             with self._transaction():
                 erased = self._erase(collection, subject, face_id)
-            self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            self._empty_log()
         return erased
 
     def expired(self, now: datetime) -> list[tuple[str, str, str]]:
@@ -315,6 +322,14 @@ class Records:
             raise NotFoundError(f"there is no subject {subject!r} in {collection!r}", subject=subject)
         return row[0], row[1]
 
+    def _empty_log(self) -> None:
+        try:
+            busy, _, _ = self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        except sqlite3.DatabaseError as error:
+            raise StorageError(f"it is erased, but the write-ahead log cannot be emptied: {error}") from error
+        if busy:  # only a reader outside this program, such as a backup, can be in the way
+            raise StorageError("it is erased, but another program reads the gallery and keeps the old bytes on disk")
+
     def _one(self, query: str, values: tuple[object, ...]) -> Row | None:
         rows = self._read(query, values)
         return rows[0] if rows else None
@@ -341,7 +356,7 @@ class Records:
                 raise
 
     def _roll_back(self) -> None:
-        if self._db.in_transaction:
+        with contextlib.suppress(sqlite3.DatabaseError):  # closed, or rolled back by SQLite itself
             self._db.execute("ROLLBACK")
 
 

@@ -63,6 +63,8 @@ class Batcher(Generic[Item, Result]):
         with self._changed:
             if self._closed:
                 raise NotReadyError("the server is stopping")
+            if len(self._waiting) + len(items) > self._options.max_queue:
+                self._drop_cancelled()
             if self._waiting and len(self._waiting) + len(items) > self._options.max_queue:
                 raise OverloadedError(f"{len(self._waiting)} items are waiting already")
             self._waiting.extend(zip(items, futures, strict=True))
@@ -76,6 +78,11 @@ class Batcher(Generic[Item, Result]):
             self._changed.notify_all()
         for thread in self._threads:
             thread.join()
+
+    def _drop_cancelled(self) -> None:
+        kept = [entry for entry in self._waiting if not entry[1].cancelled()]
+        self._waiting.clear()
+        self._waiting.extend(kept)
 
     def _work(self) -> None:
         while batch := self._next_batch():

@@ -26,12 +26,15 @@ _STRIDES = (8, 16, 32)
 class DetectorOptions:
     """Thresholds, sizes of the looks, and sizes of faces in pixels of a look.
 
+    A face needs an anchor of `min_score`; those around it over `min_vote` have a say in where exactly it is.
     Under `small_face` smaller ones were likely missed; under `coarse_face` landmarks are worth a closer look, in which
     the face is to be `refined_face` high.
     """
 
     min_score: float = 0.7
+    min_vote: float = 0.3
     max_overlap: float = 0.3
+    same_face: float = 0.6
     first_side: int = 640
     close_side: int = 320
     fine_side: int = 1920
@@ -72,12 +75,13 @@ class Detector:
         """
         options = self._options
         long_side = max(image.shape[:2])
-        found = self._look(image, options.first_side)
+        votes = self._look(image, options.first_side)
+        found = self._faces(votes)
         if len(found) == 0:
-            found = self._look_close(image)
+            found = self._faces(votes := self._look_close(image))
         if long_side > options.first_side and self._may_miss_small(found, long_side):
-            found = _concatenate(found, self._look(image, options.fine_side))
-        return _clip(self._refined(image, self._suppress(found)), image)
+            found = self._faces(_concatenate(votes, self._look(image, options.fine_side)))
+        return _clip(self._refined(image, found), image)
 
     def _may_miss_small(self, found: Detections, long_side: int) -> bool:
         if len(found) == 0:
@@ -102,7 +106,7 @@ class Detector:
         x1, y1, x2, y2 = _surroundings(face.boxes[0], image)
         patch = image[y1:y2, x1:x2]
         side = round(max(patch.shape[:2]) * min(1.0, options.refined_face / height))
-        seen = self._look(patch, side)
+        seen = self._faces(self._look(patch, side))
         offset = np.array([x1, y1], np.float32)
         seen = Detections(seen.boxes + np.tile(offset, 2), seen.landmarks + offset, seen.scores)
         overlap = _overlap(seen.boxes, face.boxes[0])
@@ -120,19 +124,33 @@ class Detector:
         height, width = (max(1, round(size * scale)) for size in image.shape[:2])
         small = image if scale == 1 else cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
         batch = _padded_input(small, self._spec)
-        found = _decode(self._session.run(batch), batch.shape[3], self._options.min_score)
+        found = _decode(self._session.run(batch), batch.shape[3], self._options.min_vote)
         # Each axis has its own scale after rounding to whole pixels.
         ratio = np.array([image.shape[1] / width, image.shape[0] / height], np.float32)
         return Detections(found.boxes * np.tile(ratio, 2), found.landmarks * ratio, found.scores)
 
-    def _suppress(self, found: Detections) -> Detections:
-        if len(found) == 0:
-            return found
+    def _faces(self, found: Detections) -> Detections:
+        """One face for each cluster of anchors whose best is sure enough."""
+        if not (found.scores >= self._options.min_score).any():
+            return _take(found, np.arange(0))
         corners = np.concatenate([found.boxes[:, :2], found.boxes[:, 2:] - found.boxes[:, :2]], axis=1)
         kept = cv2.dnn.NMSBoxes(
             corners.tolist(), found.scores.tolist(), self._options.min_score, self._options.max_overlap
         )
-        return _take(found, np.asarray(kept, dtype=np.int64).reshape(-1)[: self._options.max_faces])
+        best = np.asarray(kept, dtype=np.int64).reshape(-1)[: self._options.max_faces]
+        return _concatenate(*(self._blend(found, int(index)) for index in best))
+
+    def _blend(self, found: Detections, best: int) -> Detections:
+        """The face of one anchor, averaged with what the anchors around it say of the same face.
+
+        Which anchor is best changes with the last bit of a pixel; their mean does not, and landmarks stay where they
+        are when a photo is turned or compressed anew.
+        """
+        same = _overlap(found.boxes, found.boxes[best]) >= self._options.same_face
+        weight = found.scores[same] / found.scores[same].sum()
+        box = (found.boxes[same] * weight[:, None]).sum(axis=0)
+        landmarks = (found.landmarks[same] * weight[:, None, None]).sum(axis=0)
+        return Detections(box[None], landmarks[None], found.scores[best : best + 1])
 
 
 def _padded_input(image: Pixels, spec: InputSpec) -> Floats:

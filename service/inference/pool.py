@@ -6,7 +6,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import ParamSpec, TypeVar
 
-from service.errors import OverloadedError
+from service.errors import NotReadyError, OverloadedError
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -31,12 +31,17 @@ class Pool:
 
         Raises:
             OverloadedError: all places are taken.
+            NotReadyError: closed.
         """
         with self._lock:
             if self._pending >= self._limit:
                 raise OverloadedError(f"{self._pending} calls are waiting already")
             self._pending += 1
-        future = self._executor.submit(function, *args, **kwargs)
+        try:
+            future = self._executor.submit(function, *args, **kwargs)
+        except RuntimeError as error:
+            self._release()
+            raise NotReadyError("the server is stopping") from error
         future.add_done_callback(lambda _: self._release())
         return await asyncio.wrap_future(future)
 

@@ -4,7 +4,7 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import Depends, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -18,7 +18,7 @@ from service.errors import InvalidRequestError, NotFoundError
 from service.faces import Faces
 from service.metrics import Metrics
 from service.people import People
-from service.rest import routes_faces, routes_people, routes_system
+from service.rest import openapi, routes_faces, routes_people, routes_system
 from service.rest.errors import STATUS, error_response
 from service.rest.middleware import BodyLimit, Deadline, RequestId, SameSite, request_id
 from service.rest.routes_system import Models
@@ -51,7 +51,7 @@ class RestParts:
 
 def create_app(parts: RestParts, options: RestOptions, lifespan: Lifespan[FastAPI] | None = None) -> FastAPI:
     """The application, ready to be served."""
-    app = FastAPI(
+    app = _Api(
         title="Facesphere",
         version=VERSION,
         summary="Face embedding, verification and identification at a stated false-match rate",
@@ -67,6 +67,13 @@ def create_app(parts: RestParts, options: RestOptions, lifespan: Lifespan[FastAP
     app.add_middleware(Measure, metrics=parts.metrics)
     app.add_middleware(RequestId)
     return app
+
+
+class _Api(FastAPI):
+    def openapi(self) -> dict[str, Any]:
+        if self.openapi_schema is None:
+            self.openapi_schema = openapi.complete(super().openapi())
+        return self.openapi_schema
 
 
 def _add_routes(app: FastAPI, parts: RestParts) -> None:

@@ -26,9 +26,12 @@ def image_body() -> dict[str, Any]:
     return body({"multipart/form-data": _parts(["image"]), **raw, "application/json": _json(ImageBody)})
 
 
-def parts_body(form: type[BaseModel], *names: str, several: bool = False, raw: bool = False) -> dict[str, Any]:
-    """Image parts, a JSON document, or (with `raw`) the image itself."""
+def parts_body(
+    form: type[BaseModel], texts: type[BaseModel], *names: str, several: bool = False, raw: bool = False
+) -> dict[str, Any]:
+    """Image parts with text parts beside them, a JSON document, or (with `raw`) the image itself."""
     parts = {"multipart/form-data": _parts(list(names), several), "application/json": _json(form)}
+    parts["multipart/form-data"]["schema"]["properties"] |= texts.model_json_schema()["properties"]
     return body(parts | ({kind: {"schema": _BINARY} for kind in _IMAGE_TYPES} if raw else {}))
 
 
@@ -68,3 +71,17 @@ def _parts(names: list[str], several: bool = False) -> dict[str, Any]:
 
 def _json(form: type[BaseModel]) -> dict[str, Any]:
     return {"schema": form.model_json_schema(ref_template="#/components/schemas/{model}", mode="validation")}
+
+
+def complete(document: dict[str, Any]) -> dict[str, Any]:
+    """FastAPI's document, without answers that are never given and with the schemas that bodies refer to."""
+    schemas = document["components"]["schemas"]
+    for operation in (each for path in document["paths"].values() for each in path.values()):
+        # Added by FastAPI wherever there are parameters; here a bad parameter is a 400.
+        if "HTTPValidationError" in str(operation["responses"].get("422")):
+            del operation["responses"]["422"]
+        for media in operation.get("requestBody", {}).get("content", {}).values():
+            schemas.update(media["schema"].pop("$defs", {}))
+    for unused in ("HTTPValidationError", "ValidationError"):
+        schemas.pop(unused, None)
+    return document

@@ -54,7 +54,7 @@ def router(faces: Faces) -> APIRouter:
     @routes.post(
         "/verify",
         responses=openapi.answers(VerifyOut, "face_not_found", "contract_mismatch", image=True),
-        openapi_extra=openapi.parts_body(VerifyBody, "image_a", "image_b"),
+        openapi_extra=openapi.parts_body(VerifyBody, VerifyOptions, "image_a", "image_b"),
     )
     async def verify(request: Request, options: Annotated[VerifyOptions, Query()]) -> Response:
         """Are two photos one person? Decided at a stated false-match rate, on the largest face of each."""

@@ -96,7 +96,7 @@ def _subject_routes(routes: APIRouter, people: People) -> None:
         responses=openapi.answers(
             EnrolOut, _NOT_FOUND, "face_not_found", "contract_mismatch", *_STORAGE, status=201, image=True
         ),
-        openapi_extra=openapi.parts_body(EnrolBody, "images", several=True),
+        openapi_extra=openapi.parts_body(EnrolBody, EnrolOptions, "images", several=True),
     )
     async def enrol(
         collection: str, subject: str, request: Request, options: Annotated[EnrolOptions, Query()]
@@ -125,7 +125,7 @@ def _decision_routes(routes: APIRouter, people: People) -> None:
             *_STORAGE,
             image=True,
         ),
-        openapi_extra=openapi.parts_body(IdentifyBody, "image", raw=True),
+        openapi_extra=openapi.parts_body(IdentifyBody, IdentifyOptions, "image", raw=True),
     )
     async def identify(collection: str, request: Request, options: Annotated[IdentifyOptions, Query()]) -> Response:
         """Who is this? `known` with candidates at or above the threshold, or `unknown`.
@@ -143,7 +143,7 @@ def _decision_routes(routes: APIRouter, people: People) -> None:
         responses=openapi.answers(
             SubjectVerifyOut, _NOT_FOUND, "face_not_found", "contract_mismatch", *_STORAGE, image=True
         ),
-        openapi_extra=openapi.parts_body(SubjectVerifyBody, "image", raw=True),
+        openapi_extra=openapi.parts_body(SubjectVerifyBody, VerifyOptions, "image", raw=True),
     )
     async def verify_subject(
         collection: str, subject: str, request: Request, options: Annotated[VerifyOptions, Query()]

@@ -62,13 +62,13 @@ class EnrolOptions(_In):
 class ImageBody(_In):
     """JSON with one image."""
 
-    image: str = Field(description="base64 of a JPEG, PNG, WebP or BMP file.")
+    image: str = Field(description="base64 of a JPEG, PNG, WebP or BMP file.", examples=["/9j/4AAQSkZJRgABAQ..."])
 
 
 class ProbeBody(_In):
     """An image or an embedding."""
 
-    image: str | None = Field(None, description="base64 of an image file.")
+    image: str | None = Field(None, description="base64 of an image file.", examples=["/9j/4AAQSkZJRgABAQ..."])
     embedding: list[float] | None = Field(None, description="An embedding of this model.")
     contract_id: str | None = Field(None, description="Contract of the embedding; if given, it must be the server's.")
 

@@ -65,7 +65,7 @@ def _load_or_create(path: Path) -> Ed25519PrivateKey:
         if not path.exists():
             _create(path)
         key = load_pem_private_key(path.read_bytes(), password=None)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, TypeError) as error:  # TypeError: it is encrypted
         raise StorageError(f"cannot use the signing key {path}: {error}") from error
     if not isinstance(key, Ed25519PrivateKey):
         raise StorageError(f"{path} is not an Ed25519 key")

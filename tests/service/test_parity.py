@@ -1,4 +1,4 @@
-"""REST and gRPC are two faces of one application layer: every case through both gives the same answer or the same code."""
+"""REST and gRPC are two faces of one application layer: the same answer, or the same code, through both."""
 
 import base64
 from collections.abc import Callable

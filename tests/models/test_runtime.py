@@ -1,0 +1,208 @@
+"""The device that was asked for is the one that is used, or opening fails."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from models.errors import DeviceUnavailableError, InvalidBundleError
+from models.registry import Registry
+from models.runtime import (
+    DEVICES,
+    Session,
+    SessionOptions,
+    check_embedder,
+    choose_device,
+    installed_runtimes,
+)
+
+CPU = "CPUExecutionProvider"
+CUDA = "CUDAExecutionProvider"
+TENSORRT = "TensorrtExecutionProvider"
+OPENVINO = "OpenVINOExecutionProvider"
+ON_CPU = SessionOptions("cpu")
+
+
+@pytest.mark.parametrize(
+    ("asked", "available", "chosen"),
+    [
+        ("auto", [CPU], "cpu"),
+        ("auto", [CUDA, CPU], "cuda"),
+        ("auto", [TENSORRT, CUDA, CPU], "cuda"),
+        ("auto", [OPENVINO, CPU], "cpu"),
+        ("auto", ["AzureExecutionProvider", CPU], "cpu"),
+        ("cpu", [CUDA, CPU], "cpu"),
+        ("cuda", [TENSORRT, CUDA, CPU], "cuda"),
+        ("tensorrt", [TENSORRT, CUDA, CPU], "tensorrt"),
+        ("openvino", [OPENVINO, CPU], "openvino"),
+    ],
+)
+def test_the_device_is_the_one_asked_for_or_the_fastest_that_needs_no_compiling(
+    asked: str, available: list[str], chosen: str
+) -> None:
+    assert choose_device(asked, available, ["onnxruntime"]) == chosen
+
+
+@pytest.mark.parametrize(("asked", "extra"), [("cuda", "gpu"), ("tensorrt", "gpu"), ("openvino", "openvino")])
+def test_a_named_device_that_is_absent_is_refused_with_what_to_install(asked: str, extra: str) -> None:
+    with pytest.raises(DeviceUnavailableError, match=rf"facesphere\[{extra}\]") as caught:
+        choose_device(asked, [CPU], ["onnxruntime"])
+    assert CPU in caught.value.message
+
+
+@pytest.mark.parametrize("asked", DEVICES)
+def test_two_runtimes_that_overwrite_each_other_are_refused_whatever_is_asked(asked: str) -> None:
+    with pytest.raises(DeviceUnavailableError, match="onnxruntime and onnxruntime-gpu are installed together"):
+        choose_device(asked, [CUDA, CPU], ["onnxruntime", "onnxruntime-gpu"])
+
+
+@pytest.mark.parametrize("asked", ["", "gpu", "CPU", "cuda:0"])
+def test_an_unknown_device_is_refused_and_the_known_ones_are_named(asked: str) -> None:
+    with pytest.raises(DeviceUnavailableError, match="auto, cpu, cuda, tensorrt, openvino"):
+        choose_device(asked, [CPU], ["onnxruntime"])
+
+
+def test_exactly_one_runtime_is_installed_here() -> None:
+    assert len(installed_runtimes()) == 1
+
+
+def _onnx(nodes: list[Any], constants: dict[str, Any], shape: list[Any], outputs: list[str]) -> bytes:
+    graph = helper.make_graph(
+        nodes,
+        "graph",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)],
+        [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in outputs],
+        [numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items()],
+    )
+    data: bytes = helper.make_model(
+        graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8
+    ).SerializeToString()
+    return data
+
+
+def _embedder(
+    shape: list[Any] | None = None,
+    factor: float = 1.0,
+    more: list[Any] | None = None,
+    outputs: list[str] | None = None,
+) -> bytes:
+    """A network that gives the channel means of its crop, times a factor: a vector of three."""
+    nodes = [
+        helper.make_node("GlobalAveragePool", ["x"], ["mean"]),
+        helper.make_node("Flatten", ["mean"], ["flat"], axis=1),
+        helper.make_node("Mul", ["flat", "factor"], ["y"]),
+        *(more or []),
+    ]
+    return _onnx(nodes, {"factor": np.float32(factor)}, shape or ["n", 3, 16, 16], outputs or ["y"])
+
+
+def _session(folder: Path, model: bytes, options: SessionOptions = ON_CPU) -> Session:
+    path = folder / "model.onnx"
+    path.write_bytes(model)
+    return Session(path, options)
+
+
+def test_a_session_computes_what_the_graph_says(tmp_path: Path) -> None:
+    session = _session(tmp_path, _embedder(factor=2))
+    x = np.random.default_rng(1).normal(size=(4, 3, 16, 16)).astype(np.float32)
+    (name, values), *rest = session.run(x).items()
+    assert (name, rest) == ("y", [])
+    np.testing.assert_allclose(values, 2 * x.astype(np.float64).mean(axis=(2, 3)), atol=1e-6)
+
+
+@pytest.mark.parametrize("threads", [0, 1, 3])
+def test_the_number_of_threads_does_not_change_the_device(tmp_path: Path, threads: int) -> None:
+    assert _session(tmp_path, _embedder(), SessionOptions("cpu", threads)).device == "cpu"
+
+
+def test_the_default_embedder_runs_on_the_processor_and_gives_its_dimension(registry: Registry) -> None:
+    bundle = registry.resolve("embedder")
+    session = Session(bundle.model_path, ON_CPU)
+    spec = bundle.manifest.input
+    assert session.device == "cpu"
+    assert session.fixed_batch is None
+    assert check_embedder(session, spec.width, spec.height, bundle.manifest.dimension) == bundle.manifest.dimension
+
+
+def test_the_same_input_gives_the_same_vector_alone_and_in_a_batch(registry: Registry) -> None:
+    session = Session(registry.resolve("embedder").model_path, ON_CPU)
+    x = np.random.default_rng(2).uniform(0, 255, (5, 3, 112, 112)).astype(np.float32)
+    (together,) = session.run(x).values()
+    alone = np.concatenate([next(iter(session.run(x[i : i + 1]).values())) for i in range(5)])
+    unit = [v.astype(np.float64) / np.linalg.norm(v, axis=1, keepdims=True) for v in (together, alone)]
+    np.testing.assert_allclose((unit[0] * unit[1]).sum(axis=1), 1, atol=1e-6)
+
+
+@pytest.mark.parametrize(("device", "provider"), [("cuda", CUDA), ("tensorrt", TENSORRT), ("openvino", OPENVINO)])
+def test_a_named_device_that_this_machine_has_not_fails_instead_of_using_another(
+    tmp_path: Path, device: str, provider: str
+) -> None:
+    if provider in onnxruntime.get_available_providers():
+        pytest.skip(f"this machine has a runtime for {device}")
+    with pytest.raises(DeviceUnavailableError, match=device):
+        _session(tmp_path, _embedder(), SessionOptions(device))
+
+
+def test_auto_always_finds_a_device(tmp_path: Path) -> None:
+    assert _session(tmp_path, _embedder(), SessionOptions("auto")).device in DEVICES
+
+
+@pytest.mark.parametrize("data", [b"", b"no model", bytes(100)])
+def test_a_file_that_the_runtime_does_not_load_is_told_in_one_line(tmp_path: Path, data: bytes) -> None:
+    with pytest.raises(InvalidBundleError, match=r"model\.onnx cannot be loaded on cpu") as caught:
+        _session(tmp_path, data)
+    assert "\n" not in caught.value.message
+
+
+@pytest.mark.parametrize(("first", "fixed"), [("n", None), (None, None), (1, 1), (4, 4)])
+def test_a_fixed_batch_is_read_off_the_graph(tmp_path: Path, first: int | str | None, fixed: int | None) -> None:
+    assert _session(tmp_path, _embedder([first, 3, 16, 16])).fixed_batch == fixed
+
+
+@pytest.mark.parametrize("first", ["n", 1, 4])
+def test_an_embedder_that_keeps_its_word_is_accepted(tmp_path: Path, first: int | str) -> None:
+    session = _session(tmp_path, _embedder([first, 3, 16, 16]))
+    assert check_embedder(session, 16, 16, 3) == 3
+    assert check_embedder(session, 16, 16, None) == 3
+
+
+def test_a_stated_dimension_that_is_not_the_networks_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InvalidBundleError, match="gives 3 values, its manifest says 128"):
+        check_embedder(_session(tmp_path, _embedder()), 16, 16, 128)
+
+
+@pytest.mark.parametrize(("width", "height"), [(32, 16), (16, 32), (112, 112)])
+def test_a_size_that_the_network_does_not_take_is_refused(tmp_path: Path, width: int, height: int) -> None:
+    with pytest.raises(InvalidBundleError, match=f"does not run on {width} x {height}"):
+        check_embedder(_session(tmp_path, _embedder()), width, height, 3)
+
+
+@pytest.mark.parametrize("factor", [np.nan, np.inf])
+def test_a_network_that_gives_no_finite_values_is_refused(tmp_path: Path, factor: float) -> None:
+    with pytest.raises(InvalidBundleError, match="not finite"):
+        check_embedder(_session(tmp_path, _embedder(factor=factor)), 16, 16, 3)
+
+
+def test_a_network_with_two_outputs_is_refused(tmp_path: Path) -> None:
+    second = [helper.make_node("Neg", ["y"], ["z"])]
+    with pytest.raises(InvalidBundleError, match="one vector a crop"):
+        check_embedder(_session(tmp_path, _embedder(more=second, outputs=["y", "z"])), 16, 16, 3)
+
+
+def test_a_network_whose_output_is_a_map_and_no_vector_is_refused(tmp_path: Path) -> None:
+    model = _onnx([helper.make_node("Relu", ["x"], ["y"])], {}, ["n", 3, 16, 16], ["y"])
+    with pytest.raises(InvalidBundleError, match="one vector a crop"):
+        check_embedder(_session(tmp_path, model), 16, 16, None)
+
+
+def test_a_network_that_gives_one_vector_for_a_whole_batch_is_refused(tmp_path: Path) -> None:
+    nodes = [
+        helper.make_node("GlobalAveragePool", ["x"], ["mean"]),
+        helper.make_node("ReduceMean", ["mean"], ["one"], axes=[0, 2, 3], keepdims=1),
+        helper.make_node("Flatten", ["one"], ["y"], axis=1),
+    ]
+    with pytest.raises(InvalidBundleError, match="one vector a crop"):
+        check_embedder(_session(tmp_path, _onnx(nodes, {}, ["n", 3, 16, 16], ["y"])), 16, 16, None)

@@ -1,0 +1,286 @@
+"""Batches: who gets which result, when a batch leaves, and what happens at the limits."""
+
+import itertools
+import random
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import CancelledError
+
+import pytest
+
+from service.errors import NotReadyError, OverloadedError
+from service.inference.batcher import Batcher, BatcherOptions
+
+WAIT_S = 20
+
+
+class Squares:
+    """Squares the items of a batch. Says when a batch has begun; `hold` keeps it from ending."""
+
+    def __init__(self) -> None:
+        self.batches: list[list[int]] = []
+        self.begun = threading.Semaphore(0)
+        self.may_end = threading.Event()
+        self.may_end.set()
+
+    def __call__(self, items: list[int]) -> list[int]:
+        self.batches.append(items)
+        self.begun.release()
+        assert self.may_end.wait(WAIT_S)
+        return [item * item for item in items]
+
+    def hold(self) -> None:
+        self.may_end.clear()
+
+    def let_go(self) -> None:
+        self.may_end.set()
+
+
+@pytest.fixture
+def squares() -> Iterator[Squares]:
+    function = Squares()
+    yield function
+    function.let_go()
+
+
+@pytest.fixture
+def start(squares: Squares) -> Iterator[Callable[..., Batcher[int, int]]]:
+    """Starts batchers, and stops them when the test is over."""
+    started: list[Batcher[int, int]] = []
+
+    def begin(
+        function: Callable[[list[int]], Sequence[int]] = squares, *, busy: bool = False, **options: int
+    ) -> Batcher[int, int]:
+        batcher: Batcher[int, int] = Batcher("test", function, BatcherOptions(**options))
+        started.append(batcher)
+        if busy:
+            squares.hold()
+            batcher.submit([0])
+            assert squares.begun.acquire(timeout=WAIT_S)
+        return batcher
+
+    yield begin
+    squares.let_go()
+    for batcher in started:
+        batcher.close()
+
+
+def test_results_belong_to_their_items_under_many_threads(start: Callable[..., Batcher[int, int]]) -> None:
+    batcher = start(max_batch=8, max_queue=10_000, workers=3)
+    wrong: list[tuple[int, int]] = []
+    together = threading.Barrier(16)
+
+    def call(number: int) -> None:
+        chance = random.Random(number)
+        together.wait(WAIT_S)
+        for _ in range(60):
+            items = [chance.randrange(10**6) for _ in range(chance.randint(1, 5))]
+            for item, future in zip(items, batcher.submit(items), strict=True):
+                result = future.result(WAIT_S)
+                if result != item * item:
+                    wrong.append((item, result))
+
+    threads = [threading.Thread(target=call, args=(number,)) for number in range(16)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    assert wrong == []
+    assert batcher.waiting == 0
+
+
+def test_an_item_leaves_at_once_and_alone_when_a_worker_is_idle(
+    start: Callable[..., Batcher[int, int]], squares: Squares
+) -> None:
+    batcher = start(max_batch=8)
+    begin = time.monotonic()
+
+    for item in range(300):
+        assert batcher.submit([item])[0].result(WAIT_S) == item * item
+
+    # A timer of 10 ms, the shortest that would collect anything, would make this 3 seconds.
+    assert time.monotonic() - begin < 3
+    assert squares.batches == [[item] for item in range(300)]
+
+
+def test_a_batch_fills_while_the_worker_is_busy(start: Callable[..., Batcher[int, int]], squares: Squares) -> None:
+    batcher = start(busy=True, max_batch=8)
+    futures = [batcher.submit([item])[0] for item in range(1, 6)]
+    assert batcher.waiting == 5
+
+    squares.let_go()
+
+    assert [future.result(WAIT_S) for future in futures] == [1, 4, 9, 16, 25]
+    assert squares.batches == [[0], [1, 2, 3, 4, 5]]
+
+
+def test_no_batch_is_larger_than_the_limit(start: Callable[..., Batcher[int, int]], squares: Squares) -> None:
+    batcher = start(busy=True, max_batch=8)
+    futures = batcher.submit(range(1, 21))
+
+    squares.let_go()
+
+    assert [future.result(WAIT_S) for future in futures] == [item * item for item in range(1, 21)]
+    assert [len(batch) for batch in squares.batches] == [1, 8, 8, 4]
+
+
+@pytest.mark.parametrize("size", [1, 2, 5])
+def test_whatever_items_fail_fail_alone(start: Callable[..., Batcher[int, int]], size: int) -> None:
+    entered, may_go = threading.Event(), threading.Event()
+    bad: set[int] = set()
+
+    def function(items: list[int]) -> list[int]:
+        if items == [-1]:  # holds the worker until a whole batch is waiting
+            entered.set()
+            assert may_go.wait(WAIT_S)
+        if bad & set(items):
+            raise ValueError(f"cannot do {sorted(bad & set(items))}")
+        return [10 * item for item in items]
+
+    for bad_ones in itertools.chain.from_iterable(itertools.combinations(range(size), n) for n in range(size + 1)):
+        batcher = start(function, max_batch=8)
+        entered.clear()
+        may_go.clear()
+        bad = set(bad_ones)
+        batcher.submit([-1])
+        assert entered.wait(WAIT_S)
+        futures = batcher.submit(range(size))
+        may_go.set()
+
+        for item, future in enumerate(futures):
+            if item in bad:
+                assert str(future.exception(WAIT_S)) == f"cannot do [{item}]"
+            else:
+                assert future.result(WAIT_S) == 10 * item
+
+
+def test_after_a_failed_batch_the_worker_goes_on(start: Callable[..., Batcher[int, int]]) -> None:
+    batcher = start(lambda items: [1 // item for item in items])
+
+    (bad,) = batcher.submit([0])
+    assert isinstance(bad.exception(WAIT_S), ZeroDivisionError)
+    (good,) = batcher.submit([1])
+    assert good.result(WAIT_S) == 1
+
+
+@pytest.mark.parametrize("output", [[], [1, 2], None])
+def test_another_number_of_results_than_items_is_an_error_of_the_item(
+    start: Callable[..., Batcher[int, int]], output: list[int]
+) -> None:
+    batcher = start(lambda _: output)
+
+    (future,) = batcher.submit([7])
+
+    assert isinstance(future.exception(WAIT_S), RuntimeError | TypeError)
+
+
+def test_cancelled_items_are_never_run(start: Callable[..., Batcher[int, int]], squares: Squares) -> None:
+    batcher = start(busy=True, max_batch=2)
+    futures = batcher.submit([1, 2, 3, 4])
+    assert futures[1].cancel()
+    assert futures[3].cancel()
+
+    squares.let_go()
+
+    assert futures[0].result(WAIT_S) == 1
+    assert futures[2].result(WAIT_S) == 9
+    # The places of those who left are taken by the next, so both that stayed share a batch.
+    assert squares.batches == [[0], [1, 3]]
+    with pytest.raises(CancelledError):
+        futures[1].result(WAIT_S)
+
+
+def test_an_item_that_runs_can_no_longer_be_cancelled(
+    start: Callable[..., Batcher[int, int]], squares: Squares
+) -> None:
+    squares.hold()
+    (future,) = start().submit([3])
+    assert squares.begun.acquire(timeout=WAIT_S)
+
+    assert not future.cancel()
+    squares.let_go()
+
+    assert future.result(WAIT_S) == 9
+
+
+def test_a_full_queue_takes_all_of_a_group_or_none(start: Callable[..., Batcher[int, int]], squares: Squares) -> None:
+    batcher = start(busy=True, max_queue=4)
+    batcher.submit([1, 2, 3])
+
+    with pytest.raises(OverloadedError) as refused:
+        batcher.submit([4, 5])
+    assert refused.value.details["retry_after_s"] >= 1
+    assert batcher.waiting == 3
+
+    (last,) = batcher.submit([6])
+    with pytest.raises(OverloadedError):
+        batcher.submit([7])
+    squares.let_go()
+    assert last.result(WAIT_S) == 36
+    assert sorted(itertools.chain(*squares.batches)) == [0, 1, 2, 3, 6]
+
+
+def test_a_cancelled_item_frees_its_place_in_a_full_queue(
+    start: Callable[..., Batcher[int, int]], squares: Squares
+) -> None:
+    batcher = start(busy=True, max_queue=2)
+    first, second = batcher.submit([1, 2])
+    assert first.cancel()
+
+    (third,) = batcher.submit([3])
+    with pytest.raises(OverloadedError):
+        batcher.submit([4])
+
+    squares.let_go()
+    assert (second.result(WAIT_S), third.result(WAIT_S)) == (4, 9)
+
+
+def test_a_group_larger_than_the_queue_is_taken_when_nothing_waits(
+    start: Callable[..., Batcher[int, int]], squares: Squares
+) -> None:
+    batcher = start(busy=True, max_batch=4, max_queue=3)
+
+    futures = batcher.submit(range(1, 11))
+    with pytest.raises(OverloadedError):
+        batcher.submit([11])
+
+    squares.let_go()
+    assert [future.result(WAIT_S) for future in futures] == [item * item for item in range(1, 11)]
+    assert max(len(batch) for batch in squares.batches) == 4
+
+
+def test_an_empty_group_is_no_work(start: Callable[..., Batcher[int, int]], squares: Squares) -> None:
+    assert start().submit([]) == []
+    assert squares.batches == []
+
+
+def test_close_finishes_what_waits_and_then_refuses(
+    start: Callable[..., Batcher[int, int]], squares: Squares
+) -> None:
+    batcher = start(busy=True, max_batch=2)
+    futures = batcher.submit([1, 2, 3, 4, 5])
+    closing = threading.Thread(target=batcher.close)
+    closing.start()
+
+    squares.let_go()
+    closing.join(WAIT_S)
+
+    assert not closing.is_alive()
+    assert all(future.done() for future in futures)
+    assert [future.result() for future in futures] == [1, 4, 9, 16, 25]
+    with pytest.raises(NotReadyError):
+        batcher.submit([6])
+
+
+def test_several_workers_run_at_the_same_time(start: Callable[..., Batcher[int, int]]) -> None:
+    together = threading.Barrier(3)
+
+    def function(items: list[int]) -> list[int]:
+        together.wait(WAIT_S)  # breaks, and with it the test, unless three batches meet here
+        return items
+
+    futures = start(function, max_batch=1, workers=3).submit([1, 2, 3])
+
+    assert [future.result(WAIT_S) for future in futures] == [1, 2, 3]
