@@ -153,6 +153,21 @@ def test_the_sample_of_impostors_is_distributed_as_all_of_them() -> None:
         assert (sample >= _cosine_at(rate)).mean() == pytest.approx(_measured_rate(data, _cosine_at(rate)), rel=0.05)
 
 
+def test_the_sample_of_impostors_is_even_where_people_differ() -> None:
+    """The second half of the people resemble one another; all of them come late in the comparison."""
+    data = _people(24, [4] * 300)
+    late = (data.people >= 150)[:, None]
+    data = _labelled(data.vectors + np.where(late, 3 * np.eye(DIMENSION)[0], 0).astype(np.float64), data.people)
+    scores = data.vectors.astype(np.float64) @ data.vectors.T.astype(np.float64)
+    impostor = scores[np.triu(data.people[:, None] != data.people[None, :])]
+
+    sample = compare_all(data).impostor_sample
+
+    assert len(sample) < len(impostor) / 2
+    assert (sample > 0.6).mean() == pytest.approx((impostor > 0.6).mean(), abs=0.01)
+    assert 0.2 < (impostor > 0.6).mean() < 0.3
+
+
 # Thresholds.
 
 
@@ -176,11 +191,15 @@ def test_equal_similarities_are_let_in_or_kept_out_together() -> None:
     assert 0.1 < threshold_at(scores, 10, 0.4) < 0.1001
 
 
-def test_a_share_that_floating_point_puts_just_under_a_whole_pair_counts_as_that_pair() -> None:
-    scores = np.linspace(0.9, 0.1, 1000).astype(np.float32)
+@pytest.mark.parametrize(
+    ("rate", "count", "allowed"), [(0.29, 100, 29), (0.57, 100, 57), (1.1, 10, 11), (1e-3, 9000, 9)]
+)
+def test_a_share_that_floating_point_puts_just_under_a_whole_pair_counts_as_that_pair(
+    rate: float, count: int, allowed: int
+) -> None:
+    scores = np.linspace(0.9, 0.1, count + 12).astype(np.float32)
 
-    for pairs in (1, 3, 29, 57, 123):  # 1000 * 0.057, for one, is 57.00000000000001; 0.029 * 1000 is 29.0
-        assert (scores >= threshold_at(scores, 1000, pairs / 1000)).sum() == pairs
+    assert (scores >= threshold_at(scores, count, rate)).sum() == allowed
 
 
 def test_at_each_stated_rate_the_fitted_data_have_at_most_that_rate_and_hardly_less() -> None:
@@ -242,6 +261,31 @@ def test_the_same_seed_gives_the_same_intervals_and_another_seed_others() -> Non
 
     assert fit(data, "synthetic", rounds=20, seed=5) == fit(data, "synthetic", rounds=20, seed=5)
     assert fit(data, "synthetic", rounds=20, seed=5).points != fit(data, "synthetic", rounds=20, seed=6).points
+
+
+def test_intervals_are_those_of_people_drawn_anew_with_all_of_their_pairs() -> None:
+    """Each round written out as a list of pairs, in which a pair stands as often as both of its people were drawn."""
+    counts = [3, 5, 2, 4, 6, 1, 3, 5, 4, 2, 6, 3, 5, 4, 2, 4, 3, 5]
+    data = _people(25, counts, noise=1.2)
+    pairs, rate, rounds = compare_all(data), 0.1, 20
+    thresholds, tars = [], []
+    for number in range(rounds):
+        drawn = np.random.default_rng([0, number]).integers(len(counts), size=len(counts)).tolist()
+        times = [drawn.count(person) for person in range(len(counts))]
+        impostor = [
+            float(score)
+            for score, (a, b) in zip(pairs.top_impostors, pairs.top_people.tolist(), strict=True)
+            for _ in range(times[a] * times[b])
+        ]
+        genuine = np.repeat(pairs.genuine, [times[person] for person in pairs.genuine_people])
+        thresholds.append(sorted(impostor, reverse=True)[int(rate * len(impostor))])
+        tars.append((genuine >= thresholds[-1]).mean())
+
+    point = fit(data, "synthetic", rounds=rounds).points[0]
+
+    assert point.fmr == rate
+    expected = [*np.quantile(thresholds, [0.025, 0.975]), *np.quantile(tars, [0.025, 0.975])]
+    assert [point.threshold_low, point.threshold_high, point.tar_low, point.tar_high] == pytest.approx(expected)
 
 
 def _width_of_naive_interval(data: EmbeddedSet, rate: float, rounds: int) -> float:
@@ -405,6 +449,17 @@ def test_the_tail_recovers_the_parameters_it_was_drawn_from(shape: float, scale:
     assert tail.shape == pytest.approx(shape, abs=0.02)
     assert tail.scale == pytest.approx(scale, rel=0.03)
     assert (tail.fmr, tail.threshold) == (1e-3, 0.3)
+
+
+def test_few_exceedances_give_the_moments_by_their_definition() -> None:
+    """E[X] = scale / (1 - shape); E[X (1 - F(X))] = scale / 2 (2 - shape) is half the mean of the smaller of two."""
+    x = np.array([0.03, 0.001, 0.012, 0.007, 0.02, 0.004])
+    smaller = [min(a, b) for index, a in enumerate(x) for b in x[index + 1 :]]
+
+    tail = fit_tail(x, 1e-3, 0.3)
+
+    assert tail.scale / (1 - tail.shape) == pytest.approx(x.mean())
+    assert tail.scale / (2 * (2 - tail.shape)) == pytest.approx(np.mean(smaller) / 2)
 
 
 @pytest.mark.parametrize("shape", [-0.4, -0.15, 0.0, 0.2])

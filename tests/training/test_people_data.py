@@ -145,7 +145,10 @@ def test_a_tar_with_a_damaged_header_is_not_taken_for_a_smaller_one(tmp_path: Pa
 
 @pytest.mark.parametrize("mode", ["w:gz", "w:bz2", "w:xz"])
 def test_a_compressed_tar_with_damaged_bytes_is_one_clear_line(tmp_path: Path, mode: str) -> None:
-    whole = bytearray(_tar({f"p{number}/1.jpg": _noise(4000) + bytes([number]) for number in range(10)}, mode))
+    """Noise is packed as it is, so that in gzip only the checksum at the very end tells of the damage."""
+    noise = _noise(200_000)
+    files = {f"p{number}/1.jpg": noise[number * 20_000 : (number + 1) * 20_000] for number in range(10)}
+    whole = bytearray(_tar(files, mode))
     middle = len(whole) // 2
     whole[middle : middle + 50] = bytes(byte ^ 0x55 for byte in whole[middle : middle + 50])
     path = tmp_path / "people.tar"
@@ -154,9 +157,11 @@ def test_a_compressed_tar_with_damaged_bytes_is_one_clear_line(tmp_path: Path, m
     assert "cannot read" in _problem(path)
 
 
-def test_a_gzip_stream_that_is_no_deflate_data_is_one_clear_line(tmp_path: Path) -> None:
-    packed = bytearray(gzip.compress(_tar(FILES)))
-    packed[10:40] = b"\xff" * 30
+def test_a_gzip_stream_that_goes_wrong_within_a_photo_is_one_clear_line(tmp_path: Path) -> None:
+    packed = bytearray(gzip.compress(_tar({"adam/a.jpg": _noise(200_000)}), compresslevel=0))
+    first = 10  # a stored block: one byte with its type, two with its length, two with that inverted
+    second = first + 5 + int.from_bytes(packed[first + 1 : first + 3], "little")
+    packed[second] = 0b110  # a type that does not exist
     path = tmp_path / "people.tar.gz"
     path.write_bytes(packed)
 

@@ -1,0 +1,85 @@
+"""A real server process on free loopback ports, for measurements; always stopped at the end."""
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from models import zoo
+from models.registry import Registry
+
+ROOT = Path(__file__).parents[1]
+MODELS = ROOT / ".cache" / "models"
+STOP_S = 30
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where the server is reached."""
+
+    http_host: str
+    http_port: int
+    grpc: str
+
+
+def default_models() -> Registry:
+    """The registry with the default models, which are fetched once a checkout."""
+    registry = Registry(MODELS)
+    for model_id in zoo.default_ids():
+        zoo.pull(registry, model_id)
+    return registry
+
+
+@contextlib.contextmanager
+def server(threads: int) -> Iterator[Address]:
+    """Start `facesphere serve` with an empty gallery and wait until it is ready.
+
+    Raises:
+        RuntimeError: it did not start; with what it said.
+    """
+    with tempfile.TemporaryDirectory() as data_dir, tempfile.TemporaryFile("w+") as log:
+        command = [sys.executable, "-m", "service", "serve", "--host", "127.0.0.1", "--port", "0", "--grpc-port", "0"]
+        process = subprocess.Popen(
+            [*command, "--threads", str(threads), "--data-dir", data_dir],
+            stdout=subprocess.PIPE,
+            stderr=log,
+            text=True,
+            env=_environment(FACESPHERE_MODELS_DIR=str(MODELS)),
+        )
+        try:
+            assert process.stdout is not None
+            line = process.stdout.readline()
+            if not line:
+                log.seek(0)
+                raise RuntimeError(f"the server did not start: {log.read()}")
+            yield _address(line)
+        finally:
+            _stop(process)
+
+
+def _environment(**settings: str) -> dict[str, str]:
+    """This environment without the server's settings, plus the given ones."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("FACESPHERE_")} | settings
+
+
+def _address(line: str) -> Address:
+    ready = json.loads(line)
+    http = urlsplit(ready["http"])
+    return Address(str(http.hostname), int(http.port or 0), ready["grpc"])
+
+
+def _stop(process: subprocess.Popen[str]) -> None:
+    process.terminate()
+    try:
+        process.wait(STOP_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+    if process.stdout is not None:
+        process.stdout.close()
