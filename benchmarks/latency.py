@@ -3,8 +3,9 @@
     .venv/bin/python benchmarks/latency.py [--photo FILE] [--rounds N] [--json OUT]
 
 Every served call is measured right after a run of the bare stages on the same photo, and its ratio is taken to that
-run, so that a machine that is slower for a while slows both. One client, one call at a time, over loopback. Request
-bodies are made before the clock starts; it stops when the whole answer has been read.
+run, so that a machine that is slower for a while slows both. One client, one call at a time, over loopback, on
+connections that are kept open. Request bodies are made before the clock starts; it stops when the whole answer has
+been read. A row "at once" is the same call right after the one above it, without a pause between the two.
 """
 
 import argparse
@@ -16,26 +17,30 @@ import io
 import json
 import os
 import platform
+import sys
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import cv2
 import grpc
 import numpy as np
 import skimage.data
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 from live import Address, default_models, server
 from PIL import Image
 
 from models.alignment import align
-from models.image import Pixels, decode
-from models.preprocess import Vectors
+from models.errors import FaceError
+from models.image import ImageLimits, Pixels, decode
 from models.registry import Registry
 from models.runtime import Session, SessionOptions, installed_runtimes
 from service.domain import Vector
+from service.errors import FaceNotFoundError
 from service.faces import Faces, embed_function
 from service.inference.batcher import Batcher, BatcherOptions
 from service.inference.detector import Detector
@@ -51,6 +56,8 @@ MEASURE_S = 70
 WARM_UP = 3
 STAGES = ("decode", "detect", "align + quality", "embed")
 JSON, JPEG = "application/json", "image/jpeg"
+# These are measured once more without a pause, on a connection that has just been used.
+AT_ONCE = ("REST /embed, raw body", "gRPC Embed")
 Call = Callable[[], None]
 Seconds = dict[str, float]
 
@@ -74,12 +81,16 @@ class Bare:
         detected = time.perf_counter()
         crops = [self._cut(image, landmarks) for landmarks in found.landmarks.astype(np.float64)]
         cut = time.perf_counter()
-        self._embed(crops)
+        self.embedder.embed(crops)
         embedded = time.perf_counter()
         return dict(zip(STAGES, np.diff([began, decoded, detected, cut, embedded]).tolist(), strict=True))
 
     def faces(self, data: bytes) -> int:
-        """How many faces the photo has."""
+        """How many faces the photo has.
+
+        Raises:
+            FaceError: the bytes are no acceptable image.
+        """
         return len(self.detector.detect(decode(data)))
 
     def _cut(self, image: Pixels, landmarks: np.ndarray) -> Pixels:
@@ -87,16 +98,13 @@ class Bare:
         quality(landmarks, crop)
         return crop
 
-    def _embed(self, crops: list[Pixels]) -> Vectors:
-        return self.embedder.embed(crops)
-
 
 @contextlib.contextmanager
 def application(bare: Bare) -> Iterator[Callable[[bytes], Call]]:
     """The application layer in this process: the same stages through the pool and the batcher, without a protocol."""
     batcher: Batcher[Pixels, Vector] = Batcher("embed", embed_function(bare.embedder.embed), BatcherOptions())
     pool = Pool("photo", 1, 8)
-    finder = FaceFinder(bare.detector, bare.embedder.template, limits=None)  # type: ignore[arg-type]
+    finder = FaceFinder(bare.detector, bare.embedder.template, ImageLimits())
     faces = Faces(finder, bare.manifest, batcher, pool, 1e-3)
     with asyncio.Runner() as runner:
         yield lambda data: lambda: _none(runner.run(faces.embed(data)))
@@ -199,7 +207,12 @@ def measure(photos: list[Photo], rounds: int, bare: Bare) -> tuple[list[Measured
         stub = pb_grpc.FaceEmbeddingStub(channel)  # type: ignore[no-untyped-call]
         singles = [{"in process": in_process(each.data)} | served_calls(each, rest, stub) for each in photos]
         pairs = [verify_calls(each, rest, stub) for each in photos]
-        idle = {"REST GET /health/live": rest.get("/health/live"), "gRPC, refused at once": _refused(stub)}
+        health = health_pb2_grpc.HealthStub(channel)
+        check = health_pb2.HealthCheckRequest()
+        idle = {
+            "REST GET /health/live": rest.get("/health/live"),
+            "gRPC Health.Check": lambda: _none(health.Check(check, timeout=30)),
+        }
         measured, floors = [Measured() for _ in photos], defaultdict[str, list[float]](list)
         done, end = -WARM_UP, time.monotonic() + MEASURE_S
         while done < rounds and time.monotonic() < end:
@@ -209,6 +222,7 @@ def measure(photos: list[Photo], rounds: int, bare: Bare) -> tuple[list[Measured
                 _round(photo, kept, bare, _rotated(single, done), _rotated(pair, done))
             for name, call in idle.items():
                 floors[name].append(_timed(call))
+                floors[f"{name}, at once"].append(_timed(call))
             done += 1
     return measured, floors, done
 
@@ -217,6 +231,8 @@ def _round(photo: Photo, kept: Measured, bare: Bare, single: dict[str, Call], pa
     for name, call in single.items():
         before = kept.add_bare(bare.run(photo.data))
         kept.add_call(name, _timed(call), before)
+        if name in AT_ONCE:
+            kept.add_call(f"{name}, at once", _timed(call), before)
     for name, call in pair.items():
         before = kept.add_bare(bare.run(photo.data)) + kept.add_bare(bare.run(photo.other))
         kept.add_call(name, _timed(call), before)
@@ -227,14 +243,6 @@ def _rotated(calls: dict[str, Call], by: int) -> dict[str, Call]:
     names = list(calls)
     start = by % len(names)
     return {name: calls[name] for name in names[start:] + names[:start]}
-
-
-def _refused(stub: pb_grpc.FaceEmbeddingStub) -> Call:
-    def call() -> None:
-        with contextlib.suppress(grpc.RpcError):
-            stub.Embed(pb.EmbedRequest(faces=99), timeout=30)
-
-    return call
 
 
 def _timed(call: Call) -> float:
@@ -262,7 +270,7 @@ def _multipart(**files: bytes) -> tuple[bytes, str]:
 
 def default_photos() -> list[Photo]:
     """The astronaut of scikit-image, 512 x 512, and the same enlarged into 1280 x 960."""
-    small = np.asarray(skimage.data.astronaut())
+    small = np.asarray(skimage.data.astronaut())  # type: ignore[no-untyped-call]
     enlarged = cv2.resize(small, (960, 960), interpolation=cv2.INTER_CUBIC)
     large = cv2.copyMakeBorder(enlarged, 0, 0, 160, 160, cv2.BORDER_REFLECT)
     return [_photo(small), _photo(large)]
@@ -314,56 +322,70 @@ def row(values: list[float]) -> dict[str, float]:
     return {"median_ms": middle, "p10_ms": low, "p90_ms": high}
 
 
-def summary(photo: Photo, kept: Measured, faces: int) -> dict[str, object]:
-    """The rows of one photo."""
-    calls = {name: row(values) | {"ratio": float(np.median(kept.ratios[name]))} for name, values in kept.calls.items()}
-    stages = {name: row(values) for name, values in kept.stages.items()}
-    return {"photo": photo.name, "faces": faces, "stages": stages, "sum": row(kept.sums), "calls": calls}
+def rows(kept: Measured) -> dict[str, dict[str, float]]:
+    """Everything that was measured on one photo, by name; calls with their ratio to the bare stages."""
+    bare = {name: row(values) for name, values in kept.stages.items()} | {"sum": row(kept.sums) | {"ratio": 1.0}}
+    return bare | {
+        name: row(values) | {"ratio": float(np.median(kept.ratios[name]))} for name, values in kept.calls.items()
+    }
 
 
-def print_rows(title: str, rows: dict[str, dict[str, float]]) -> None:
+def print_table(title: str, table: dict[str, dict[str, float]]) -> None:
     """A table with a heading."""
-    print(f"\n{title:<34}{'median ms':>10}{'p10 .. p90':>18}{'ratio':>8}")
-    for name, values in rows.items():
+    print(f"\n{title:<36}{'median ms':>10}{'p10 .. p90':>18}{'ratio':>8}")
+    for name, values in table.items():
+        spread = f"{values['p10_ms']:.2f} .. {values['p90_ms']:.2f}"
         ratio = f"{values['ratio']:.3f}" if "ratio" in values else ""
-        print(f"{name:<34}{values['median_ms']:>10.2f}{_spread(values):>18}{ratio:>8}")
+        print(f"{name:<36}{values['median_ms']:>10.2f}{spread:>18}{ratio:>8}")
 
 
-def _spread(values: dict[str, float]) -> str:
-    return f"{values['p10_ms']:.2f} .. {values['p90_ms']:.2f}"
+def run(path: Path | None, rounds: int, out: Path | None) -> None:
+    """Measure, print, and write the numbers to a file if one is named.
+
+    Raises:
+        FaceError: the photo cannot be read, or has no face.
+    """
+    cv2.setNumThreads(1)
+    document: dict[str, Any] = {"machine": machine()}
+    bare = Bare(default_models())
+    photos = own_photo(path) if path else default_photos()
+    for photo in photos:
+        if not bare.faces(photo.data):
+            raise FaceNotFoundError(f"there is no face in {photo.name}")
+    measured, idle, document["rounds"] = measure(photos, rounds, bare)
+    tables = {
+        f"{photo.name}, faces: {bare.faces(photo.data)}": rows(kept)
+        for photo, kept in zip(photos, measured, strict=True)
+    }
+    document["tables"] = tables | {"without a photo": {name: row(values) for name, values in idle.items()}}
+    for name, value in document["machine"].items():
+        print(f"{name}: {value}")
+    print(f"rounds: {document['rounds']}; a ratio is the median of call / bare stages of its photos right before it")
+    for title, table in document["tables"].items():
+        print_table(title, table)
+    if out:
+        out.write_text(json.dumps(document, indent=1) + "\n")
 
 
-def main() -> None:
-    """Measure and print."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+def main() -> int:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        description="Latency of a served photo against the sum of the bare stages.",
+        epilog="Example: .venv/bin/python benchmarks/latency.py --photo me.jpg --rounds 20 --json latency.json",
+    )
     parser.add_argument("--photo", type=Path, help="image file with a face; two sizes of a shipped one if left out")
-    parser.add_argument("--rounds", type=int, default=40, help="at most; measuring ends after 70 s (default: 40)")
+    parser.add_argument("--rounds", type=int, default=40, help=f"at most; it ends after {MEASURE_S} s (default: 40)")
     parser.add_argument("--json", type=Path, help="write the numbers to this file as well")
     options = parser.parse_args()
     if options.rounds < 1:
         parser.error("--rounds must be at least 1")
-    cv2.setNumThreads(1)
-    facts = machine()
-    bare = Bare(default_models())
-    photos = own_photo(options.photo) if options.photo else default_photos()
-    faces = [bare.faces(photo.data) for photo in photos]
-    if 0 in faces:
-        parser.error("there is no face in the photo")
-    measured, floors, rounds = measure(photos, options.rounds, bare)
-    summaries = [summary(*each) for each in zip(photos, measured, faces, strict=True)]
-    for name, value in facts.items():
-        print(f"{name}: {value}")
-    print(f"rounds: {rounds}; a ratio is the median of call / bare stages right before it, /verify to both photos'")
-    for each, kept, count in zip(photos, measured, faces, strict=True):
-        bare_rows = {name: row(values) for name, values in kept.stages.items()} | {"sum": row(kept.sums) | {"ratio": 1}}
-        print_rows(f"{each.name}, faces: {count}", bare_rows)
-        print_rows("served, --threads 1", summary(each, kept, count)["calls"])  # type: ignore[arg-type]
-    print_rows("without a photo", {name: row(values) for name, values in floors.items()})
-    if options.json:
-        idle = {name: row(values) for name, values in floors.items()}
-        document = {"machine": facts, "rounds": rounds, "photos": summaries, "without_a_photo": idle}
-        options.json.write_text(json.dumps(document, indent=1) + "\n")
+    try:
+        run(options.photo, options.rounds, options.json)
+    except (FaceError, OSError, RuntimeError) as error:
+        print(f"Error: {error}", file=sys.stderr)
+        return 2
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

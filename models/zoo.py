@@ -162,6 +162,8 @@ def _from_url(url: str) -> bytes:
         with urllib.request.urlopen(url, timeout=60) as response:  # noqa: S310  the scheme was checked
             data: bytes = response.read(MAX_DOWNLOAD + 1)
     except (OSError, ValueError, http.client.HTTPException) as error:
+        if isinstance(error, urllib.error.HTTPError):  # it is also the answer, and holds the connection
+            error.close()
         reason = " ".join(str(error).split())
         raise SourceError(f"cannot fetch {url}: {reason}") from error
     if len(data) > MAX_DOWNLOAD:

@@ -95,8 +95,16 @@ def verify(
 
 @main.command(epilog="Example: facesphere embed photo.jpg > faces.json")
 @click.argument("image", type=click.Path(path_type=Path))
-@click.option("--faces", "select", type=click.Choice(["all", "largest"]), default="all", show_default=True)
-@click.option("--encoding", type=click.Choice(["float", "base64"]), default="float", show_default=True)
+@click.option(
+    "--faces", "select", type=click.Choice(["all", "largest"]), default="all", show_default=True, help="Which faces."
+)
+@click.option(
+    "--encoding",
+    type=click.Choice(["float", "base64"]),
+    default="float",
+    show_default=True,
+    help="Embeddings as numbers, or as base64 of little-endian float32.",
+)
 @click.option("--aligned", is_flag=True, help="The image is an aligned crop already.")
 @_model_options
 def embed(image: Path, select: Any, encoding: Any, aligned: bool, **flags: Any) -> None:
@@ -157,9 +165,21 @@ def show(model_id: str, **flags: Any) -> None:
 @click.argument("source")
 @click.option("--id", "model_id", help="Its name here; the file's name if left out.")
 @click.option("--input-size", type=(int, int), required=True, help="Width and height of a crop.")
-@click.option("--mean", type=(float, float, float), default=(0.0, 0.0, 0.0), show_default=True)
-@click.option("--std", type=(float, float, float), default=(1.0, 1.0, 1.0), show_default=True)
-@click.option("--channels", type=click.Choice(["rgb", "bgr"]), required=True)
+@click.option(
+    "--mean",
+    type=(float, float, float),
+    default=(0.0, 0.0, 0.0),
+    show_default=True,
+    help="Subtracted from the channels, in the order in which they are fed.",
+)
+@click.option(
+    "--std",
+    type=(float, float, float),
+    default=(1.0, 1.0, 1.0),
+    show_default=True,
+    help="What the channels are then divided by.",
+)
+@click.option("--channels", type=click.Choice(["rgb", "bgr"]), required=True, help="Order in which they are fed.")
 @click.option("--template", required=True, help="Alignment: arcface or sphereface.")
 @click.option("--licence", default="unknown", show_default=True, help="SPDX identifier of the weights' licence.")
 @click.option("--promote/--no-promote", default=False, help="Serve it from the next start on.")

@@ -201,7 +201,7 @@ class _Server(uvicorn.Server):
                 self._metrics,
                 lambda: self._ready,
             ),
-            RestOptions(settings.max_body_bytes, settings.request_timeout_s, loopback_only),
+            RestOptions(settings.max_body_bytes, settings.max_pending_bytes, settings.request_timeout_s, loopback_only),
             self._lifespan,
         )
         return uvicorn.Config(

@@ -13,6 +13,7 @@ class Metrics:
         self.requests = Counter(
             "facesphere_requests", "Requests answered", ["protocol", "route", "code"], registry=self.registry
         )
+        self.open = Gauge("facesphere_requests_open", "Requests not answered yet", ["protocol"], registry=self.registry)
         self.seconds = Histogram(
             "facesphere_request_seconds", "Time to answer", ["protocol", "route"], registry=self.registry
         )

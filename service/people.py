@@ -1,12 +1,19 @@
 """The application layer for people: collections, enrolment, identification, erasure."""
 
+import asyncio
 import re
 from collections.abc import Callable, Sequence
 from typing import ParamSpec, TypeVar
 
 import cv2
 
-from models.errors import FaceError
+from models.errors import (
+    FaceError,
+    ImageTooLargeError,
+    InvalidImageError,
+    PayloadTooLargeError,
+    UnsupportedMediaTypeError,
+)
 from models.image import Pixels
 from service.domain import (
     Candidate,
@@ -38,6 +45,14 @@ T = TypeVar("T")
 
 MAX_IMAGES = 20
 MAX_LIMIT = 1000
+# What rejects one photo of an enrolment. Anything else, an overload for one, is no fault of the photo.
+FAULTS_OF_A_PHOTO = (
+    InvalidImageError,
+    UnsupportedMediaTypeError,
+    PayloadTooLargeError,
+    ImageTooLargeError,
+    FaceNotFoundError,
+)
 _COLLECTION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
@@ -170,16 +185,17 @@ class People:
     async def _new_faces(
         self, probes: Sequence[Probe], consent: str | None, store_crops: bool
     ) -> tuple[list[NewFace], list[Rejected], FaceError | None]:
-        new: list[NewFace] = []
-        rejected: list[Rejected] = []
-        first_error: FaceError | None = None
-        for index, probe in enumerate(probes):
-            try:
-                new.append(await self._new_face(probe, consent, store_crops))
-            except FaceError as error:
-                first_error = first_error or error
-                rejected.append(Rejected(index, error.code, error.message))
-        return new, rejected, first_error
+        outcomes = await asyncio.gather(*(self._new_face_or_error(probe, consent, store_crops) for probe in probes))
+        errors = [(index, each) for index, each in enumerate(outcomes) if isinstance(each, FaceError)]
+        new = [each for each in outcomes if isinstance(each, NewFace)]
+        rejected = [Rejected(index, error.code, error.message) for index, error in errors]
+        return new, rejected, errors[0][1] if errors else None
+
+    async def _new_face_or_error(self, probe: Probe, consent: str | None, store_crops: bool) -> NewFace | FaceError:
+        try:
+            return await self._new_face(probe, consent, store_crops)
+        except FAULTS_OF_A_PHOTO as error:
+            return error
 
     async def _new_face(self, probe: Probe, consent: str | None, store_crops: bool) -> NewFace:
         if probe.image is None:

@@ -39,8 +39,9 @@ class Calls:
         """
         began, request_id, code = time.perf_counter(), _request_id(context), "ok"
         try:
-            self._authorize(context)
-            return await self._within_deadline(work())
+            with self._metrics.open.labels("grpc").track_inprogress():
+                self._authorize(context)
+                return await self._within_deadline(work())
         except FaceError as error:
             code = error.code
             await _abort(context, error, request_id)

@@ -10,6 +10,7 @@ from fastapi import Depends, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import ASGIApp, Lifespan, Message, Receive, Scope, Send
 
@@ -33,6 +34,7 @@ class RestOptions:
     """Limits of the HTTP side."""
 
     max_body_bytes: int
+    max_pending_bytes: int
     request_timeout_s: float
     loopback_only: bool
 
@@ -62,7 +64,7 @@ def create_app(parts: RestParts, options: RestOptions, lifespan: Lifespan[FastAP
     _add_error_handlers(app)
     # The last one added is the outermost.
     app.add_middleware(Deadline, seconds=options.request_timeout_s)
-    app.add_middleware(BodyLimit, max_bytes=options.max_body_bytes)
+    app.add_middleware(BodyLimit, max_bytes=options.max_body_bytes, max_pending_bytes=options.max_pending_bytes)
     app.add_middleware(SameSite, loopback_only=options.loopback_only)
     app.add_middleware(Measure, metrics=parts.metrics)
     app.add_middleware(RequestId)
@@ -108,6 +110,10 @@ def _add_error_handlers(app: FastAPI) -> None:
         domain = NotFoundError if error.status_code == 404 else InvalidRequestError
         return error_response(domain(str(error.detail)), request_id(request.scope), error.status_code)
 
+    @app.exception_handler(ClientDisconnect)
+    async def hung_up(_: Request, __: ClientDisconnect) -> Response:
+        return Response(status_code=499)  # nobody reads it; without it the log would call this a failure
+
     @app.exception_handler(Exception)
     async def unexpected_error(request: Request, error: Exception) -> Response:
         return error_response(FaceError("an unexpected error; the log names the request"), request_id(request.scope))
@@ -135,7 +141,8 @@ class Measure:
 
         began = time.perf_counter()
         try:
-            await self._app(scope, receive, send_noting)
+            with self._metrics.open.labels("rest").track_inprogress():
+                await self._app(scope, receive, send_noting)
         finally:
             route = getattr(scope.get("route"), "path", "none")
             self._metrics.observe("rest", route, str(status), time.perf_counter() - began)

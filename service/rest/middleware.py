@@ -9,7 +9,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from models.errors import FaceError, PayloadTooLargeError
-from service.errors import DeadlineExceededError, PermissionDeniedError
+from service.errors import DeadlineExceededError, OverloadedError, PermissionDeniedError
 from service.rest.errors import error_response
 from service.security.access import is_loopback
 
@@ -70,11 +70,16 @@ class SameSite:
 
 
 class BodyLimit:
-    """Refuses a body over the limit: at once if its length is stated, else as soon as it is passed."""
+    """Refuses a body over the limit: at once if its length is stated, else as soon as it is passed.
 
-    def __init__(self, app: ASGIApp, max_bytes: int) -> None:
+    Bodies of all open requests together are bounded too, so that many uploads cannot fill the memory.
+    """
+
+    def __init__(self, app: ASGIApp, max_bytes: int, max_pending_bytes: int) -> None:
         self._app = app
         self._max_bytes = max_bytes
+        self._max_pending_bytes = max_pending_bytes
+        self._pending = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """ASGI."""
@@ -90,12 +95,19 @@ class BodyLimit:
         async def receive_limited() -> Message:
             nonlocal received
             message = await receive()
-            received += len(message.get("body", b""))
+            size = len(message.get("body", b""))
+            received += size
+            self._pending += size
             if received > self._max_bytes:
                 raise self._error()
+            if self._pending > self._max_pending_bytes and self._pending > received:  # one alone may be that large
+                raise OverloadedError(f"{self._pending} bytes of uploads are being worked on already")
             return message
 
-        await self._app(scope, receive_limited, send)
+        try:
+            await self._app(scope, receive_limited, send)
+        finally:
+            self._pending -= received
 
     def _error(self) -> FaceError:
         return PayloadTooLargeError(f"the request is larger than {self._max_bytes} bytes", limit=self._max_bytes)

@@ -53,6 +53,17 @@ def _save(image: Image.Image, form: str, **options: object) -> bytes:
     return buffer.getvalue()
 
 
+def _refused_within(seconds: float, data: bytes, error: type[FaceError], match: str | None = None) -> None:
+    """The best of three counts: a busy machine can delay one."""
+    times = []
+    for _ in range(3):
+        started = time.perf_counter()
+        with pytest.raises(error, match=match):
+            decode(data)
+        times.append(time.perf_counter() - started)
+    assert min(times) < seconds
+
+
 def _chunk(name: bytes, data: bytes) -> bytes:
     return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
 
@@ -307,10 +318,7 @@ def test_known_formats_outside_the_list_are_refused_by_name(start: bytes) -> Non
 def test_a_run_length_compressed_bmp_is_refused() -> None:
     # Pillow unpacks these in Python: 8,000 rows of one pixel each are 33 KB and held a core for 14 seconds.
     data = _bmp_header(4000, 4000, compression=1) + b"\x01\x00\x00\x00" * 4000 + b"\0\1"
-    started = time.perf_counter()
-    with pytest.raises(UnsupportedMediaTypeError, match="run-length"):
-        decode(data)
-    assert time.perf_counter() - started < 0.5
+    _refused_within(0.5, data, UnsupportedMediaTypeError, "run-length")
 
 
 def test_empty_bytes_are_not_an_image() -> None:
@@ -381,15 +389,7 @@ def test_the_size_read_from_a_webp_header_is_the_size_of_the_image(
 
 @pytest.mark.parametrize("name", BOMBS)
 def test_a_header_that_claims_hundreds_of_megapixels_is_refused_within_50_ms(name: str) -> None:
-    with pytest.raises(ImageTooLargeError):  # once before the clock starts, as the first image imports a plugin
-        decode(BOMBS[name])
-    times = []
-    for _ in range(3):
-        started = time.perf_counter()
-        with pytest.raises(ImageTooLargeError):
-            decode(BOMBS[name])
-        times.append(time.perf_counter() - started)
-    assert min(times) < 0.05
+    _refused_within(0.05, BOMBS[name], ImageTooLargeError)
 
 
 def test_refusing_such_headers_takes_next_to_no_memory() -> None:
@@ -430,10 +430,7 @@ def test_a_jpeg_of_a_thousand_scans_is_refused_at_once() -> None:
     start = data.index(b"\xff\xda")
     end = data.index(b"\xff", start + 2)
     bomb = data[:start] + data[start:end] * 1000 + data[end:]
-    started = time.perf_counter()
-    with pytest.raises(InvalidImageError, match="scans"):
-        decode(bomb)
-    assert time.perf_counter() - started < 0.05
+    _refused_within(0.05, bomb, InvalidImageError, "scans")
 
 
 def test_scan_markers_behind_the_end_of_a_jpeg_are_not_counted() -> None:
@@ -462,10 +459,7 @@ def test_a_jpeg_with_a_colour_profile_in_many_parts_is_accepted() -> None:
 )
 def test_a_jpeg_padded_to_keep_the_parser_busy_is_refused_at_once(filler: bytes) -> None:
     data = encode(_smooth(), "JPEG")
-    started = time.perf_counter()
-    with pytest.raises(InvalidImageError):
-        decode(data[:2] + filler + data[2:])
-    assert time.perf_counter() - started < 0.1
+    _refused_within(0.1, data[:2] + filler + data[2:], InvalidImageError)
 
 
 def test_markers_without_a_length_do_not_hide_segments_from_the_count() -> None:
@@ -478,10 +472,7 @@ def test_markers_without_a_length_do_not_hide_segments_from_the_count() -> None:
 
 def test_a_png_of_a_million_chunks_is_refused_at_once() -> None:
     data = _png(1, 1, bytes(4), extra=_chunk(b"teSt", b"") * 1_000_000)
-    started = time.perf_counter()
-    with pytest.raises(InvalidImageError, match="chunks"):
-        decode(data)
-    assert time.perf_counter() - started < 0.2
+    _refused_within(0.2, data, InvalidImageError, "chunks")
 
 
 def test_a_png_text_that_unpacks_to_megabytes_is_refused() -> None:

@@ -98,6 +98,14 @@ def test_promoting_the_champion_again_changes_nothing(mine: Registry) -> None:
     assert mine.roll_back("embedder") == "a"
 
 
+def test_an_earlier_champion_can_be_promoted_anew(mine: Registry) -> None:
+    _add(mine, "a", "b")
+    for name in ("a", "b", "a"):
+        mine.promote(name)
+    assert mine.champion("embedder") == "a"
+    assert mine.roll_back("embedder") == "b"
+
+
 def test_rolling_back_where_nothing_was_promoted_is_refused(mine: Registry) -> None:
     with pytest.raises(ModelNotFoundError):
         mine.roll_back("detector")

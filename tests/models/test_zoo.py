@@ -89,7 +89,7 @@ def test_a_second_registry_takes_the_model_from_the_cache(empty: Registry, weigh
     assert not any("fetching" in line for line in said)
 
 
-def test_a_damaged_file_in_the_cache_is_not_used(empty: Registry, weights: Path, tmp_path: Path) -> None:
+def test_a_damaged_file_in_the_cache_is_replaced(empty: Registry, weights: Path, tmp_path: Path) -> None:
     zoo.pull(empty, zoo.DEFAULT_DETECTOR, str(weights))
     cached = next((tmp_path / "cache").rglob("*.onnx"))
     cached.write_bytes(b"damaged")
@@ -97,6 +97,17 @@ def test_a_damaged_file_in_the_cache_is_not_used(empty: Registry, weights: Path,
     zoo.pull(second, zoo.DEFAULT_DETECTOR, str(weights))
     assert second.resolve("detector").model_path.read_bytes() == weights.read_bytes()
     assert cached.read_bytes() == weights.read_bytes()
+
+
+@pytest.mark.usefixtures("index")
+def test_a_damaged_file_in_the_cache_is_fetched_anew(empty: Registry, tmp_path: Path) -> None:
+    # The index of this test has no default model, so the attempt to fetch it shows as an error of the source.
+    manifest = zoo.default_manifest(zoo.DEFAULT_DETECTOR)
+    cached = zoo.cache_folder() / f"{manifest.model_sha256}.onnx"
+    cached.parent.mkdir(parents=True)
+    cached.write_bytes(b"damaged")
+    with pytest.raises(SourceError, match="pip could not download"):
+        zoo.pull(empty, manifest.id)
 
 
 def test_a_cache_that_cannot_be_written_is_no_reason_to_fail(

@@ -256,9 +256,7 @@ def test_an_empty_group_is_no_work(start: Callable[..., Batcher[int, int]], squa
     assert squares.batches == []
 
 
-def test_close_finishes_what_waits_and_then_refuses(
-    start: Callable[..., Batcher[int, int]], squares: Squares
-) -> None:
+def test_close_finishes_what_waits_and_then_refuses(start: Callable[..., Batcher[int, int]], squares: Squares) -> None:
     batcher = start(busy=True, max_batch=2)
     futures = batcher.submit([1, 2, 3, 4, 5])
     closing = threading.Thread(target=batcher.close)

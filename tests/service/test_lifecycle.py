@@ -1,10 +1,10 @@
 """Start, access, limits, overload and stop of a real server process."""
 
 import concurrent.futures
+import re
 import signal
 import socket
 import subprocess
-import threading
 import time
 from pathlib import Path
 
@@ -200,6 +200,26 @@ def test_an_upload_that_never_ends_is_ended(models_dir: Path, tmp_path: Path) ->
         assert b"504" in answer.splitlines()[0]
 
 
+def test_uploads_together_are_bounded(models_dir: Path, tmp_path: Path) -> None:
+    limit = 2**20
+    with live_server(tmp_path, models_dir=str(models_dir), max_pending_bytes=str(limit)) as running:
+        host, port = running.http.removeprefix("http://").split(":")
+        head = f"POST /detect HTTP/1.1\r\nHost: {host}\r\nContent-Type: image/png\r\nContent-Length: {limit}\r\n\r\n"
+        with socket.create_connection((host, int(port))) as slow:
+            slow.sendall(head.encode() + bytes(limit - 1))
+            answers = []
+            wait_until(lambda: answers.append(running.client.post("/detect", content=bytes(4096))) or _refused(answers))
+        # The upload that held the room has gone without an answer: there is room again, and nothing in the log.
+        wait_until(lambda: running.client.post("/detect", content=bytes(4096)).status_code == 422)
+
+        assert answers[-1].json()["error"]["code"] == "overloaded"
+    assert "Traceback" not in "".join(running.log)
+
+
+def _refused(answers: list[httpx.Response]) -> bool:
+    return answers[-1].status_code == 429
+
+
 def test_overload_is_an_answer_and_passes(models_dir: Path, tmp_path: Path) -> None:
     photo = encode(np.tile(astronaut(), (4, 4, 1)))
     with live_server(tmp_path, "--threads", "1", models_dir=str(models_dir), max_queue="2") as running:
@@ -257,27 +277,26 @@ def test_a_deadline_cancels_queued_work(models_dir: Path, tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_stop_finishes_what_was_accepted(models_dir: Path, tmp_path: Path, number: int) -> None:
-    photo = encode(np.tile(astronaut(), (3, 3, 1)))
-    with live_server(tmp_path, models_dir=str(models_dir)) as running:
-        running.client.put("/collections/c", json={"purpose": "stop"})
+    photo = encode(np.tile(astronaut(), (3, 3, 1)), compress_level=1)
+    with live_server(tmp_path, "--threads", "1", models_dir=str(models_dir)) as running:
+
+        def rest() -> int:
+            answer = httpx.post(f"{running.http}/embed", files={"image": photo}, timeout=60)
+            return len(answer.json()["faces"])
+
+        def rpc() -> int:
+            return len(running.faces.Embed(pb.EmbedRequest(image=photo)).faces)
+
+        def all_accepted() -> bool:
+            text = running.client.get("/metrics").text
+            counted = re.findall(r'^facesphere_requests_(?:open{|total{.*(?:/embed|Embed)).* ([0-9.]+)$', text, re.M)
+            return sum(map(float, counted)) >= 7  # six, and the one that asks
+
         with concurrent.futures.ThreadPoolExecutor(6) as pool:
-            began = threading.Barrier(7)
-
-            def rest(_: int) -> int:
-                began.wait()
-                return httpx.post(f"{running.http}/embed", files={"image": photo}, timeout=60).status_code
-
-            def rpc(_: int) -> int:
-                began.wait()
-                return len(running.faces.Embed(pb.EmbedRequest(image=photo)).faces)
-
-            answers = [pool.submit(rest, 0) for _ in range(3)]
-            calls = [pool.submit(rpc, 0) for _ in range(3)]
-            began.wait()
-            time.sleep(0.15)
+            answers = [pool.submit(call) for call in (rest, rpc) * 3]
+            wait_until(all_accepted)
             running.process.send_signal(number)
-            assert [answer.result() for answer in answers] == [200] * 3
-            assert [call.result() for call in calls] == [9] * 3
+            assert [answer.result() for answer in answers] == [9] * 6
         assert running.process.wait(timeout=30) == 0
         assert "Traceback" not in "".join(running.log)
 

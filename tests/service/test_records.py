@@ -327,7 +327,14 @@ def test_a_full_disk_changes_nothing_and_room_makes_it_work_again(records: Recor
 
 def test_a_file_system_without_room_is_told_as_full_and_keeps_what_was_acknowledged(tmp_path: Path) -> None:
     """The same with a real file system of 400 KB, where this machine lets a test mount one for itself."""
-    mounted = ["unshare", "--mount", "--map-root-user", "sh", "-c", 'mount -t tmpfs -o size=400k none "$0" && exec "$@"']
+    mounted = [
+        "unshare",
+        "--mount",
+        "--map-root-user",
+        "sh",
+        "-c",
+        'mount -t tmpfs -o size=400k none "$0" && exec "$@"',
+    ]
     try:
         probe = subprocess.run([*mounted, str(tmp_path), "true"], capture_output=True, check=False)
     except OSError:

@@ -21,7 +21,7 @@ def units(seed: int, count: int, dimension: int = DIMENSION) -> NDArray[np.float
 
 def near(vector: NDArray[np.float32], seed: int, distance: float = 0.1) -> NDArray[np.float32]:
     """A unit vector close to another."""
-    noise = np.random.default_rng(seed).normal(size=vector.shape) / np.sqrt(len(vector))
+    noise = np.random.default_rng((seed, 1)).normal(size=vector.shape) / np.sqrt(len(vector))
     return l2_normalize((vector + distance * noise)[None])[0]
 
 

@@ -145,7 +145,6 @@ def test_a_tar_with_a_damaged_header_is_not_taken_for_a_smaller_one(tmp_path: Pa
 
 @pytest.mark.parametrize("mode", ["w:gz", "w:bz2", "w:xz"])
 def test_a_compressed_tar_with_damaged_bytes_is_one_clear_line(tmp_path: Path, mode: str) -> None:
-    """Noise is packed as it is, so that in gzip only the checksum at the very end tells of the damage."""
     noise = _noise(200_000)
     files = {f"p{number}/1.jpg": noise[number * 20_000 : (number + 1) * 20_000] for number in range(10)}
     whole = bytearray(_tar(files, mode))
@@ -166,6 +165,16 @@ def test_a_gzip_stream_that_goes_wrong_within_a_photo_is_one_clear_line(tmp_path
     path.write_bytes(packed)
 
     assert "cannot read" in _problem(path)
+
+
+def test_a_gzip_stream_of_which_only_the_checksum_is_wrong_is_one_clear_line(tmp_path: Path) -> None:
+    """The checksum is the last thing in the file, far behind the last photo."""
+    packed = bytearray(gzip.compress(_tar({"adam/a.jpg": _noise(20_000)}) + bytes(2**21), compresslevel=0))
+    packed[2000] ^= 1  # within the photo, which is stored as it is
+    path = tmp_path / "people.tar.gz"
+    path.write_bytes(packed)
+
+    assert "CRC" in _problem(path)
 
 
 def test_photos_are_read_one_at_a_time(tmp_path: Path) -> None:
