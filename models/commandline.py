@@ -1,6 +1,7 @@
 """What both command lines share: every command ends in one clear line, whatever goes wrong."""
 
 import logging
+import warnings
 from typing import Any
 
 import click
@@ -19,6 +20,8 @@ class OneLineErrors(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command."""
+        # Pillow warns of oddities in a file's metadata, thousands of lines for a crafted one; we judge by the pixels.
+        warnings.filterwarnings("ignore", module=r"PIL\.")
         try:
             return super().invoke(ctx)
         except FaceError as error:

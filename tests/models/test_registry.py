@@ -149,6 +149,30 @@ def test_a_manifest_that_was_not_sealed_is_refused_and_leaves_nothing(mine: Regi
     assert list((tmp_path / "models" / "bundles").iterdir()) == []
 
 
+def test_a_manifest_can_be_replaced_by_one_of_the_same_contract(mine: Registry) -> None:
+    _add(mine, "a")
+    better = _manifest("a", metrics={"tar": 0.5})
+    mine.replace_manifest(better)
+    assert mine.resolve("embedder", "a").manifest == better
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"dimension": 64}, {"model_sha256": "0" * 64}, {"input": {"width": 112, "height": 112, "channels": "bgr"}}],
+)
+def test_a_manifest_of_another_contract_does_not_replace_it(mine: Registry, changes: dict[str, object]) -> None:
+    _add(mine, "a")
+    with pytest.raises(InvalidBundleError, match="another contract"):
+        mine.replace_manifest(_manifest("a", **changes))
+    assert mine.resolve("embedder", "a").manifest == _manifest("a")
+
+
+def test_the_manifest_of_a_missing_model_is_not_replaced(mine: Registry) -> None:
+    with pytest.raises(ModelNotFoundError):
+        mine.replace_manifest(_manifest("a"))
+    assert mine.list() == []
+
+
 @pytest.mark.parametrize("name", ["missing", "../outside", "a/b", ".new-x", "..", "", "nul\0byte"])
 def test_a_name_that_is_no_model_is_not_found(mine: Registry, tmp_path: Path, name: str) -> None:
     _add(mine, "a")

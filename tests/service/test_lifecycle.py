@@ -289,7 +289,7 @@ def test_a_stop_finishes_what_was_accepted(models_dir: Path, tmp_path: Path, num
 
         def all_accepted() -> bool:
             text = running.client.get("/metrics").text
-            counted = re.findall(r'^facesphere_requests_(?:open{|total{.*(?:/embed|Embed)).* ([0-9.]+)$', text, re.M)
+            counted = re.findall(r"^facesphere_requests_(?:open{|total{.*(?:/embed|Embed)).* ([0-9.]+)$", text, re.M)
             return sum(map(float, counted)) >= 7  # six, and the one that asks
 
         with concurrent.futures.ThreadPoolExecutor(6) as pool:

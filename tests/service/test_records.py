@@ -241,6 +241,15 @@ def test_gallery_files_are_for_their_owner_only(tmp_path: Path) -> None:
     assert set(modes.values()) == {0o600}
 
 
+def test_a_gallery_that_others_could_read_is_closed_to_them(path: Path) -> None:
+    Records(path).close()
+    path.chmod(0o644)
+
+    Records(path).close()
+
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
 @pytest.mark.parametrize("content", [b"not a database, but long enough to be looked at" * 100, b"\x00" * 5000])
 def test_a_file_that_is_not_sqlite_is_refused_and_left_alone(path: Path, content: bytes) -> None:
     path.write_bytes(content)
