@@ -65,6 +65,18 @@ def test_the_more_is_overexposed_the_lower() -> None:
     assert _is_falling(values)
 
 
+def test_parts_that_are_burnt_out_or_black_lower_it_by_their_share() -> None:
+    """Black and white instead of nearly so: the same edges and contrast, so that only clipping can tell them apart."""
+    stripes = np.indices((112, 112)).sum(axis=0) // 4 % 2 == 0
+    near_the_ends = np.repeat(np.where(stripes, 9, 246).astype(np.uint8)[..., None], 3, axis=2)
+    clipped = near_the_ends.copy()
+    clipped[:56] = np.where(clipped[:56] > 127, 249, 6)
+
+    part = quality(_landmarks(), clipped) / quality(_landmarks(), near_the_ends)
+
+    assert part == pytest.approx(0.5**0.25, abs=0.01)
+
+
 def test_the_less_contrast_the_lower() -> None:
     values = [quality(_landmarks(), (127 + (_crop() - 127.0) * part).astype(np.uint8)) for part in (0.5, 0.2, 0.05)]
 
