@@ -132,8 +132,10 @@ def _free_axes(graph: Any, free_size: bool) -> None:
         raise InvalidBundleError(f"the model's input must be (N, 3, height, width), it has {len(batch)} axes")
     if free_size:
         batch[2].dim_param, batch[3].dim_param = "height", "width"
-        for value in graph.output:  # one row an anchor, and their number follows the photo
-            value.type.tensor_type.ClearField("shape")
+        for value in graph.output:
+            shape = value.type.tensor_type.shape
+            for axis, dim in enumerate(shape.dim[1:-1]):  # (1, anchors, values): their number follows the photo
+                dim.dim_param = f"{value.name}_{axis}"
         return
     for value in (graph.input[0], *graph.output):
         dims = value.type.tensor_type.shape.dim

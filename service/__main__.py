@@ -13,7 +13,6 @@ import click
 from models import bundle as bundles
 from models import zoo
 from models.commandline import OneLineErrors
-from models.image import ImageLimits
 from models.registry import Registry
 from models.runtime import DEVICES
 from service import app
@@ -85,8 +84,9 @@ def verify(
 ) -> None:
     """Are two photos one person? Needs no server; the largest face of each photo is used."""
     criterion = Criterion(target_fmr, threshold)
-    with _inference(flags) as (inference, limits):
-        a, b = (Probe(image=_read(path, limits)) for path in (image_a, image_b))
+    settings = read_settings(**flags)
+    a, b = (Probe(image=_read(path, settings)) for path in (image_a, image_b))
+    with _inference(settings) as inference:
         result = asyncio.run(inference.faces.verify(a, b, criterion))
     click.echo(render.dump(render.verification(result)).decode() if as_json else _sentence(result))
     if exit_code and not result.matched:
@@ -109,8 +109,10 @@ def verify(
 @_model_options
 def embed(image: Path, select: Any, encoding: Any, aligned: bool, **flags: Any) -> None:
     """Print the faces of a photo and their embeddings, as POST /embed answers. Needs no server."""
-    with _inference(flags) as (inference, limits):
-        photo = asyncio.run(inference.faces.embed(_read(image, limits), select, aligned))
+    settings = read_settings(**flags)
+    data = _read(image, settings)
+    with _inference(settings) as inference:
+        photo = asyncio.run(inference.faces.embed(data, select, aligned))
         document = render.embedded_photo(photo, encoding, inference.faces.model)
     click.echo(render.dump(document).decode())
 
@@ -199,19 +201,18 @@ def _registry(flags: dict[str, Any]) -> Registry:
 
 
 @contextlib.contextmanager
-def _inference(flags: dict[str, Any]) -> Iterator[tuple[app.Inference, ImageLimits]]:
-    settings = read_settings(**flags)
+def _inference(settings: Settings) -> Iterator[app.Inference]:
     _log_to_stderr(settings)
     registry = app.open_registry(settings, _say)
     with contextlib.closing(app.build_inference(settings, registry)) as inference:
-        yield inference, ImageLimits(settings.max_image_bytes, settings.max_image_pixels)
+        yield inference
 
 
-def _read(path: Path, limits: ImageLimits) -> bytes:
+def _read(path: Path, settings: Settings) -> bytes:
     """A file, up to one byte over the limit, so that a huge one is refused without being read."""
     try:
         with path.open("rb") as file:
-            return file.read(limits.max_bytes + 1)
+            return file.read(settings.max_image_bytes + 1)
     except OSError as error:
         raise InvalidRequestError(f"cannot read {path}: {error.strerror}") from error
 

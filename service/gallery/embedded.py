@@ -24,7 +24,7 @@ from service.domain import (
     Subject,
     Vector,
 )
-from service.errors import ContractMismatchError, NotFoundError, StorageError
+from service.errors import ContractMismatchError, StorageError
 from service.gallery.index import FlatIndex
 from service.gallery.records import Records
 
@@ -130,22 +130,32 @@ class EmbeddedGallery:
 
         Raises:
             NotFoundError: there is no such thing.
+            StorageError: it is erased, but its bytes may still be on the disk.
         """
         with self._writing:
-            erased = self._records.erase(collection, subject, face_id)
-            if subject is None:
-                self._indexes.pop(collection, None)
-            elif erased:
-                self._indexes[collection].remove([row for row, _ in erased])
-        return [face for _, face in erased]
+            erased = self._erase(collection, subject, face_id)
+            self._records.overwrite_erased()
+        return erased
 
     def erase_expired(self, now: datetime | None = None) -> int:
-        """Erase the faces whose retention is over; their number."""
+        """Erase the faces whose retention is over, and people who have no other; the number of faces."""
         count = 0
-        for collection, subject, face_id in self._records.expired(now or datetime.now(UTC)):
-            with contextlib.suppress(NotFoundError):  # somebody erased it since the line above
-                count += len(self.erase(collection, subject, face_id))
+        with self._writing:
+            for collection, subject, face_id in self._records.expired(now or datetime.now(UTC)):
+                count += len(self._erase(collection, subject, face_id))
+                if not self._records.subject(collection, subject).faces:
+                    self._erase(collection, subject)
+            if count:
+                self._records.overwrite_erased()
         return count
+
+    def _erase(self, collection: str, subject: str | None = None, face_id: str | None = None) -> list[str]:
+        erased = self._records.erase(collection, subject, face_id)
+        if subject is None:
+            self._indexes.pop(collection, None)
+        elif erased:
+            self._indexes[collection].remove([row for row, _ in erased])
+        return [face for _, face in erased]
 
     def _build_indexes(self) -> None:
         for name, _, rows, vectors in self._records.vectors():

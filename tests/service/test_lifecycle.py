@@ -18,6 +18,7 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from live_server import LiveServer, command, environment, live_server, wait_until
 from photos import astronaut, encode
 
+from service import app
 from service.pb.face_embedding.v1 import face_embedding_pb2 as pb
 
 KEY = "0123456789abcdef0123456789abcdef"
@@ -168,6 +169,12 @@ def test_other_sites_and_other_names_are_kept_out(server: LiveServer, face_photo
 
     assert (foreign.status_code, rebound.status_code, own.status_code) == (403, 403, 200)
     assert foreign.json()["error"]["code"] == "permission_denied"
+
+
+def test_answers_are_not_held_back_for_acknowledgements() -> None:
+    """asyncio sets TCP_NODELAY on accepted connections only where the listening socket names its protocol."""
+    with app.listen("127.0.0.1", 0) as listening:
+        assert listening.proto == socket.IPPROTO_TCP
 
 
 def test_grpc_health_and_reflection_answer(server: LiveServer) -> None:
