@@ -6,6 +6,10 @@ BIN := $(VENV)/bin
 RUNTIME ?= cpu
 DATA ?= data
 
+# The builds write one folder: installed over each other, none of them is whole.
+remove_other_runtimes = rm -f $(VENV)/.serve-* && \
+	$(BIN)/pip uninstall --quiet --yes onnxruntime onnxruntime-gpu onnxruntime-openvino 2>/dev/null
+
 .PHONY: serve test test-all check format proto bench clean
 
 serve: $(VENV)/.serve-$(RUNTIME)
@@ -41,9 +45,11 @@ $(BIN)/pip:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.serve-$(RUNTIME): pyproject.toml | $(BIN)/pip
+	$(remove_other_runtimes)
 	$(BIN)/pip install --quiet -e ".[$(RUNTIME)]"
 	touch $@
 
 $(VENV)/.dev: pyproject.toml | $(BIN)/pip
+	$(remove_other_runtimes)
 	$(BIN)/pip install --quiet -e ".[$(RUNTIME),dev]"
 	touch $@ $(VENV)/.serve-$(RUNTIME)

@@ -12,6 +12,9 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from models.errors import CalibrationError
 
+# No fitted tail says anything about rarer events, and the arithmetic ends not far below.
+SMALLEST_FMR = 1e-18
+
 
 class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -116,12 +119,15 @@ class Calibration(_Frozen):
         measured range come from the fitted tail and are marked as extrapolated.
 
         Raises:
-            CalibrationError: the rate is under the measured range and no tail was fitted.
+            CalibrationError: the rate is under the measured range and no tail was fitted, or under any that a tail
+                can be trusted with.
         """
         fmr = -math.expm1(math.log1p(-fpir) / max(gallery_size, 1))
         low, high = self.fmr_range
         if fmr >= low:
             return Threshold(value=self._interpolate(min(fmr, high)), target_fmr=min(fmr, high))
+        if fmr < SMALLEST_FMR:
+            raise CalibrationError(f"an FPIR of {fpir:g} over {gallery_size} faces is smaller than can be stated")
         if self.tail is None:
             raise CalibrationError(f"an FPIR of {fpir:g} over {gallery_size} faces needs an FMR under {low:g}")
         value = max(self.tail.threshold_at(fmr), self.points[-1].threshold)

@@ -51,7 +51,8 @@ def l2_normalize(vectors: NDArray[np.floating]) -> Vectors:
         ValueError: a row that is zero or not finite: it has no direction, and so no angle to anything.
     """
     wide = np.asarray(vectors, dtype=np.float64)
-    norms = np.linalg.norm(wide, axis=1, keepdims=True)
+    with np.errstate(over="ignore"):  # a norm that overflows is told below
+        norms = np.linalg.norm(wide, axis=1, keepdims=True)
     if not np.isfinite(norms).all() or (norms < 1e-12).any():
         raise ValueError("a vector is zero or not finite")
     unit: Vectors = (wide / norms).astype(np.float32)

@@ -7,6 +7,11 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
+
+# Before the import, which is when it is read: the runtime would keep a device id in the user's cache folder and send
+# usage data to its maker.
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+
 import onnxruntime as ort
 
 from models.errors import DeviceUnavailableError, InvalidBundleError

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import json
 import logging
+import resource
 import signal
 import socket
 import sys
@@ -35,6 +36,7 @@ from service.inference.pool import Pool
 from service.metrics import Metrics
 from service.people import People
 from service.rest.app import RestOptions, RestParts, create_app
+from service.rest.protocol import HttpProtocol
 from service.security.access import Access
 from service.security.receipts import ReceiptSigner
 from service.settings import Settings
@@ -99,12 +101,19 @@ def build_inference(settings: Settings, registry: Registry) -> Inference:
     return Inference(faces, detector_bundle, embedder_bundle, detector_session.device, pool, batcher)
 
 
+def raise_file_limit() -> None:
+    """Allow as many open connections as the system does; the usual default is a thousand."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
 def serve(settings: Settings) -> None:
     """Run both servers until SIGTERM or SIGINT; open requests are finished first.
 
     Raises:
         FaceError: a model, the device, the data folder or a port cannot be used.
     """
+    raise_file_limit()
     http_socket = listen(settings.host, settings.port)
     if settings.grpc_port:  # gRPC binds its port itself, later; a port in use is told now, and in one line
         listen(settings.host, settings.grpc_port).close()
@@ -112,8 +121,8 @@ def serve(settings: Settings) -> None:
     gallery = EmbeddedGallery(settings.data_dir)
     try:
         with contextlib.closing(build_inference(settings, registry)) as inference:
-            server = _Server(settings, registry, gallery, inference)
-            asyncio.run(server.run(http_socket))
+            server = _Server(settings, registry, gallery, inference, http_socket)
+            asyncio.run(server.run())
     finally:
         gallery.close()
 
@@ -121,11 +130,22 @@ def serve(settings: Settings) -> None:
 class _Server(uvicorn.Server):
     """uvicorn with gRPC beside it in the same loop."""
 
-    def __init__(self, settings: Settings, registry: Registry, gallery: EmbeddedGallery, inference: Inference) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        registry: Registry,
+        gallery: EmbeddedGallery,
+        inference: Inference,
+        http_socket: socket.socket,
+    ) -> None:
         self._settings = settings
+        self._http_socket = http_socket
+        host = http_socket.getsockname()[0]  # an address: a name could be another one for gRPC
         self._inference = inference
         self._registry = registry
         self._ready = False
+        self._stopping = asyncio.Event()
+        self._grpc_stopped: asyncio.Future[None] | None = None
         self._gallery_pool = Pool("gallery", 2, settings.max_queue)
         signer = ReceiptSigner(settings.data_dir / "keys" / "receipts.pem")
         self._people = People(inference.faces, gallery, self._gallery_pool, signer, settings.target_fpir)
@@ -134,15 +154,14 @@ class _Server(uvicorn.Server):
         self._metrics = self._build_metrics(inference)
         self._grpc = GrpcServer(
             GrpcParts(inference.faces, self._people, self._access, self._metrics),
-            GrpcOptions(settings.host, settings.grpc_port, settings.max_body_bytes, settings.request_timeout_s),
+            GrpcOptions(host, settings.grpc_port, settings.max_body_bytes, settings.request_timeout_s),
         )
         super().__init__(self._config())
 
-    async def run(self, http_socket: socket.socket) -> None:  # type: ignore[override]
-        """Serve on a socket that listens already."""
-        self._http_socket = http_socket
+    async def run(self) -> None:  # type: ignore[override]
+        """Serve until a signal comes."""
         await self._grpc.start()
-        await self.serve([http_socket])
+        await self.serve([self._http_socket])
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -151,6 +170,10 @@ class _Server(uvicorn.Server):
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, self.handle_exit, number, None)
         yield
+        # From here on the process only closes its files; a second signal must not interrupt that.
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.remove_signal_handler(number)
+            signal.signal(number, signal.SIG_IGN)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """After uvicorn's own start-up, say where the server is reached."""
@@ -163,10 +186,11 @@ class _Server(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Turn the probes to not ready, then let both servers finish what they have accepted."""
         self._ready = False
+        self._stopping.set()
         await self._grpc.set_serving(False)
-        grpc_stopped = asyncio.ensure_future(self._grpc.stop(self._settings.shutdown_grace_s))
+        self._grpc_stopped = asyncio.ensure_future(self._grpc.stop(self._settings.shutdown_grace_s))
         await super().shutdown(sockets)
-        await grpc_stopped
+        await self._grpc_stopped
 
     @contextlib.asynccontextmanager
     async def _lifespan(self, _: FastAPI) -> AsyncIterator[None]:
@@ -175,7 +199,8 @@ class _Server(uvicorn.Server):
             yield
         finally:
             sweep.cancel()
-            await self._grpc.stop(0)
+            # uvicorn comes here when HTTP is idle; calls over gRPC may still be open, and have their grace.
+            await (self._grpc_stopped or self._grpc.stop(0))
             self._gallery_pool.close()
 
     async def _sweep(self) -> None:
@@ -202,6 +227,7 @@ class _Server(uvicorn.Server):
                 lambda: self._ready,
             ),
             RestOptions(settings.max_body_bytes, settings.max_pending_bytes, settings.request_timeout_s, loopback_only),
+            self._stopping,
             self._lifespan,
         )
         return uvicorn.Config(
@@ -210,6 +236,8 @@ class _Server(uvicorn.Server):
             access_log=False,
             server_header=False,
             lifespan="on",
+            http=HttpProtocol,
+            ws="none",
             timeout_graceful_shutdown=int(settings.shutdown_grace_s) or 1,
         )
 
@@ -226,9 +254,8 @@ class _Server(uvicorn.Server):
         return metrics
 
     def _announce(self) -> None:
-        host = self._settings.host
+        host, port = self._http_socket.getsockname()[:2]
         name = f"[{host}]" if ":" in host else host
-        port = self._http_socket.getsockname()[1]
         manifest = self._inference.embedder.manifest
         log.info("serving %s (contract %s) on %s", manifest.id, manifest.contract_id, self._inference.device)
         line = {"ready": True, "http": f"http://{name}:{port}", "grpc": f"{name}:{self._grpc.port}"}
@@ -258,13 +285,16 @@ def _warm_up(detector: Detector, embedder: Embedder, max_batch: int) -> None:
 
 def listen(host: str, port: int) -> socket.socket:
     """A listening socket; taken before anything slow starts, so that a port in use is told at once."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        family, _, _, _, address = socket.getaddrinfo(host.strip("[]"), port, type=socket.SOCK_STREAM)[0]
+    except (OSError, UnicodeError) as error:
+        raise InvalidRequestError(f"host {host!r} is no address of this machine: {error}") from error
     # asyncio turns off the delay of small packets only where the protocol is named; with it, each call on a connection
     # that is kept open waits 40 ms for an acknowledgement.
     http_socket = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     http_socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
-        http_socket.bind((host, port))
+        http_socket.bind(address)
         http_socket.listen(2048)  # bound alone, a second server could bind it too
     except OSError as error:
         http_socket.close()

@@ -1,5 +1,6 @@
 """The FastAPI application: routes, middleware and the one place where errors become answers."""
 
+import asyncio
 import logging
 import time
 from collections.abc import Callable
@@ -8,10 +9,12 @@ from typing import Annotated, Any
 
 from fastapi import Depends, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
+from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
+from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Lifespan, Message, Receive, Scope, Send
 
 from models.errors import FaceError
@@ -21,7 +24,7 @@ from service.metrics import Metrics
 from service.people import People
 from service.rest import openapi, routes_faces, routes_people, routes_system
 from service.rest.errors import STATUS, error_response
-from service.rest.middleware import BodyLimit, Deadline, RequestId, SameSite, request_id
+from service.rest.middleware import BodyLimit, Deadline, RequestId, SameSite, Unexpected, request_id
 from service.rest.routes_system import Models
 from service.security.access import Access
 
@@ -51,7 +54,9 @@ class RestParts:
     is_ready: Callable[[], bool]
 
 
-def create_app(parts: RestParts, options: RestOptions, lifespan: Lifespan[FastAPI] | None = None) -> FastAPI:
+def create_app(
+    parts: RestParts, options: RestOptions, stopping: asyncio.Event, lifespan: Lifespan[FastAPI] | None = None
+) -> FastAPI:
     """The application, ready to be served."""
     app = _Api(
         title="Facesphere",
@@ -59,13 +64,17 @@ def create_app(parts: RestParts, options: RestOptions, lifespan: Lifespan[FastAP
         summary="Face embedding, verification and identification at a stated false-match rate",
         lifespan=lifespan,
         redirect_slashes=False,
+        docs_url=None,
+        redoc_url=None,
+        swagger_ui_oauth2_redirect_url=None,
     )
     _add_routes(app, parts)
     _add_error_handlers(app)
     # The last one added is the outermost.
-    app.add_middleware(Deadline, seconds=options.request_timeout_s)
+    app.add_middleware(Deadline, seconds=options.request_timeout_s, stopping=stopping)
     app.add_middleware(BodyLimit, max_bytes=options.max_body_bytes, max_pending_bytes=options.max_pending_bytes)
     app.add_middleware(SameSite, loopback_only=options.loopback_only)
+    app.add_middleware(Unexpected)
     app.add_middleware(Measure, metrics=parts.metrics)
     app.add_middleware(RequestId)
     return app
@@ -83,12 +92,36 @@ def _add_routes(app: FastAPI, parts: RestParts) -> None:
 
     def authorize(request: Request, _: Annotated[HTTPAuthorizationCredentials | None, Depends(bearer)]) -> None:
         parts.access.check(request.headers.get("authorization"))
+        _refuse_repeated_options(request)
 
     guarded = [Depends(authorize)]
+    _add_browsable_docs(app)
     app.include_router(routes_system.health_router(parts.is_ready))
     app.include_router(routes_faces.router(parts.faces), dependencies=guarded)
     app.include_router(routes_people.router(parts.people), dependencies=guarded)
     app.include_router(routes_system.router(parts.models, parts.metrics.registry), dependencies=guarded)
+
+
+def _refuse_repeated_options(request: Request) -> None:
+    names = [name for name, _ in request.query_params.multi_items()]
+    repeated = next((name for name in names if names.count(name) > 1), None)
+    if repeated is not None:
+        raise InvalidRequestError(f"{repeated} is given twice", field=repeated)
+
+
+def _add_browsable_docs(app: FastAPI) -> None:
+    """The OpenAPI document as a page, with files of this machine only: FastAPI's own page loads them from elsewhere."""
+    app.mount("/docs/static", StaticFiles(packages=[("fastapi_offline", "static")]))
+
+    @app.get("/docs", include_in_schema=False)
+    async def docs() -> Response:
+        return get_swagger_ui_html(
+            openapi_url="/openapi.json",
+            title="Facesphere API",
+            swagger_js_url="/docs/static/swagger-ui-bundle.js",
+            swagger_css_url="/docs/static/swagger-ui.css",
+            swagger_favicon_url="/docs/static/favicon.png",
+        )
 
 
 def _add_error_handlers(app: FastAPI) -> None:
@@ -108,15 +141,13 @@ def _add_error_handlers(app: FastAPI) -> None:
     async def http_error(request: Request, error: HTTPException) -> Response:
         # Raised by the framework: unknown path, wrong method, malformed multipart.
         domain = NotFoundError if error.status_code == 404 else InvalidRequestError
-        return error_response(domain(str(error.detail)), request_id(request.scope), error.status_code)
+        response = error_response(domain(str(error.detail)), request_id(request.scope), error.status_code)
+        response.headers.update(error.headers or {})  # Allow, of a 405
+        return response
 
     @app.exception_handler(ClientDisconnect)
     async def hung_up(_: Request, __: ClientDisconnect) -> Response:
         return Response(status_code=499)  # nobody reads it; without it the log would call this a failure
-
-    @app.exception_handler(Exception)
-    async def unexpected_error(request: Request, error: Exception) -> Response:
-        return error_response(FaceError("an unexpected error; the log names the request"), request_id(request.scope))
 
 
 class Measure:

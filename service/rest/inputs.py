@@ -111,6 +111,8 @@ async def read_form(request: Request, files: set[str], texts: frozenset[str] = f
         for name, value in parts.multi_items():
             if name in files and isinstance(value, UploadFile):
                 result.files.setdefault(name, []).append(await value.read())
+            elif name in result.texts:
+                raise InvalidRequestError(f"{name} is given twice", field=name)
             elif name in texts and isinstance(value, str):
                 result.texts[name] = value
             else:

@@ -1,6 +1,7 @@
 """What every HTTP request passes: an id, a size limit, a deadline, a check of its origin, and an ear for hanging up."""
 
 import asyncio
+import logging
 import re
 import uuid
 from urllib.parse import urlsplit
@@ -9,11 +10,14 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from models.errors import FaceError, PayloadTooLargeError
-from service.errors import DeadlineExceededError, OverloadedError, PermissionDeniedError
+from service.errors import DeadlineExceededError, NotReadyError, OverloadedError, PermissionDeniedError
 from service.rest.errors import error_response
 from service.security.access import is_loopback
 
+log = logging.getLogger("facesphere.rest")
+
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
+_HOST = re.compile(r"(\[[0-9a-f:]+\]|[a-z0-9._-]+)(?::[0-9]+)?")
 
 
 class RequestId:
@@ -69,6 +73,32 @@ class SameSite:
         return None
 
 
+class Unexpected:
+    """What nobody foresaw: a 500 for the caller, the traceback with the request's id for the log."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """ASGI."""
+        started = False
+
+        async def send_noting(message: Message) -> None:
+            nonlocal started
+            started = True
+            await send(message)
+
+        try:
+            await self._app(scope, receive, send_noting)
+        except Exception:
+            if scope["type"] != "http":
+                raise
+            log.exception("request %s failed", request_id(scope))
+            if not started:
+                error = FaceError("an unexpected error; the log names the request")
+                await error_response(error, request_id(scope))(scope, receive, send)
+
+
 class BodyLimit:
     """Refuses a body over the limit: at once if its length is stated, else as soon as it is passed.
 
@@ -114,11 +144,15 @@ class BodyLimit:
 
 
 class Deadline:
-    """Ends a request after `seconds` with 504, upload included, and at once when the caller hangs up."""
+    """Ends a request after `seconds` with 504, upload included, and at once when the caller hangs up.
 
-    def __init__(self, app: ASGIApp, seconds: float) -> None:
+    When the server stops, an upload that is not whole yet is not waited for.
+    """
+
+    def __init__(self, app: ASGIApp, seconds: float, stopping: asyncio.Event) -> None:
         self._app = app
         self._seconds = seconds
+        self._stopping = stopping
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """ASGI."""
@@ -135,16 +169,22 @@ class Deadline:
         line = _Line(receive)
         work = asyncio.ensure_future(self._app(scope, line.receive, send_noting))
         hung_up = asyncio.ensure_future(line.hung_up())
+        too_late = asyncio.ensure_future(line.cut_off_by(self._stopping))
         try:
-            await asyncio.wait({work, hung_up}, timeout=self._seconds, return_when=asyncio.FIRST_COMPLETED)
+            ends = {work, hung_up, too_late}
+            await asyncio.wait(ends, timeout=self._seconds, return_when=asyncio.FIRST_COMPLETED)
             if work.done():
                 await work
             elif not hung_up.done() and not started:
-                work.cancel()
-                error = DeadlineExceededError(f"the request took longer than {self._seconds:g} s")
-                await error_response(error, request_id(scope))(scope, receive, send)
+                await _cancel(work)
+                await error_response(self._error(too_late.done()), request_id(scope))(scope, receive, send)
         finally:
-            await _cancel(work, hung_up)
+            await _cancel(work, hung_up, too_late)
+
+    def _error(self, stopping: bool) -> FaceError:
+        if stopping:
+            return NotReadyError("the server is stopping")
+        return DeadlineExceededError(f"the request took longer than {self._seconds:g} s")
 
 
 class _Line:
@@ -166,6 +206,12 @@ class _Line:
             self._body_read.set()
         return message
 
+    async def cut_off_by(self, stopping: asyncio.Event) -> None:
+        """Returns when the server stops while the body is not read to its end; else never."""
+        await stopping.wait()
+        if self._body_read.is_set():
+            await asyncio.Future()
+
     async def hung_up(self) -> None:
         await self._body_read.wait()
         while not self._gone.is_set():
@@ -186,4 +232,6 @@ async def _cancel(*tasks: "asyncio.Future[None]") -> None:
 
 
 def _host_name(host: str) -> str:
-    return host.rpartition("]")[0] + "]" if host.startswith("[") else host.partition(":")[0]
+    """The name in a Host header, or nothing if it is not of the form NAME or NAME:PORT."""
+    match = _HOST.fullmatch(host.lower())
+    return match[1] if match else ""

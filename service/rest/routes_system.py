@@ -19,11 +19,13 @@ def health_router(is_ready: Callable[[], bool]) -> APIRouter:
     """Probes for an orchestrator; they need no key."""
     routes = APIRouter(prefix="/health", tags=["system"])
 
+    @routes.head("/live", include_in_schema=False)
     @routes.get("/live", responses=openapi.answers(HealthOut))
     async def live() -> Response:
         """The process answers."""
         return render.Json({"status": "live"})
 
+    @routes.head("/ready", include_in_schema=False)
     @routes.get("/ready", responses=openapi.answers(HealthOut))
     async def ready() -> Response:
         """Models are loaded and warm, and the server is not stopping."""

@@ -15,19 +15,17 @@ class NoOptions(_In):
     """No query parameters."""
 
 
-class EmbedOptions(_In):
-    """Query parameters of /embed."""
-
-    faces: Literal["all", "largest"] = Field("all", description="Every face, or the one with the largest box.")
-    encoding: Literal["float", "base64"] = Field("float", description="base64: little-endian float32 bytes.")
-    aligned: bool = Field(False, description="The image is a crop already; it is not searched for faces.")
-
-
 class BatchOptions(_In):
     """Query parameters of /embed/batch."""
 
     faces: Literal["all", "largest"] = Field("all", description="Every face, or the one with the largest box.")
     encoding: Literal["float", "base64"] = Field("float", description="base64: little-endian float32 bytes.")
+
+
+class EmbedOptions(BatchOptions):
+    """Query parameters of /embed."""
+
+    aligned: bool = Field(False, description="The image is a crop already; it is not searched for faces.")
 
 
 class VerifyOptions(_In):

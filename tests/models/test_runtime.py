@@ -1,5 +1,8 @@
 """The device that was asked for is the one that is used, or opening fails."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -206,3 +209,14 @@ def test_a_network_that_gives_one_vector_for_a_whole_batch_is_refused(tmp_path: 
     ]
     with pytest.raises(InvalidBundleError, match="one vector a crop"):
         check_embedder(_session(tmp_path, _onnx(nodes, {}, ["n", 3, 16, 16], ["y"])), 16, 16, None)
+
+
+def test_the_runtime_sends_nothing_to_its_maker(registry: Registry, tmp_path: Path) -> None:
+    """With telemetry on, ONNX Runtime keeps a device id under the cache folder as soon as a session is opened."""
+    model = registry.resolve("detector").model_path
+    code = f"from models.runtime import *; Session(Path({str(model)!r}), SessionOptions('cpu'))"
+    home = {"HOME": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path / ".cache"), "PATH": os.environ["PATH"]}
+
+    subprocess.run([sys.executable, "-c", code], env=home, check=True, timeout=60)
+
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []

@@ -37,7 +37,7 @@ def locked(models_dir: Path, tmp_path_factory: pytest.TempPathFactory):  # type:
         max_body_bytes=str(2**20),
     ) as running:
         running.http = running.http.replace("0.0.0.0", "127.0.0.1")
-        running.client = httpx.Client(base_url=running.http, timeout=60)
+        running.client.base_url = httpx.URL(running.http)
         yield running
 
 
@@ -214,6 +214,7 @@ def test_uploads_together_are_bounded(models_dir: Path, tmp_path: Path) -> None:
         head = f"POST /detect HTTP/1.1\r\nHost: {host}\r\nContent-Type: image/png\r\nContent-Length: {limit}\r\n\r\n"
         with socket.create_connection((host, int(port))) as slow:
             slow.sendall(head.encode() + bytes(limit - 1))
+            time.sleep(0.5)  # whichever body comes to the limit last is refused: let this one be there first
             answers = []
             wait_until(lambda: answers.append(running.client.post("/detect", content=bytes(4096))) or _refused(answers))
         # The upload that held the room has gone without an answer: there is room again, and nothing in the log.
@@ -306,6 +307,44 @@ def test_a_stop_finishes_what_was_accepted(models_dir: Path, tmp_path: Path, num
             assert [answer.result() for answer in answers] == [9] * 6
         assert running.process.wait(timeout=30) == 0
         assert "Traceback" not in "".join(running.log)
+
+
+def test_calls_over_grpc_are_finished_though_http_is_idle(models_dir: Path, tmp_path: Path) -> None:
+    photo = encode(np.tile(astronaut(), (3, 3, 1)), compress_level=1)
+    with live_server(tmp_path, "--threads", "1", models_dir=str(models_dir)) as running:
+        with concurrent.futures.ThreadPoolExecutor(3) as pool:
+            calls = [pool.submit(running.faces.Embed, pb.EmbedRequest(image=photo)) for _ in range(3)]
+            wait_until(lambda: "facesphere_photos_pending 3.0" in running.client.get("/metrics").text)
+            running.client.close()
+            running.process.send_signal(signal.SIGTERM)
+            assert [len(call.result().faces) for call in calls] == [9] * 3
+        assert running.process.wait(timeout=30) == 0
+
+
+def test_a_stop_does_not_wait_for_half_an_upload_and_a_second_signal_changes_nothing(
+    models_dir: Path, tmp_path: Path
+) -> None:
+    with live_server(tmp_path, models_dir=str(models_dir)) as running:
+        host, port = running.http.removeprefix("http://").split(":")
+        head = f"POST /detect HTTP/1.1\r\nHost: {host}\r\nContent-Type: image/png\r\nContent-Length: 9999\r\n\r\n"
+        with socket.create_connection((host, int(port)), timeout=20) as slow:
+            slow.sendall(head.encode() + b"x")
+            wait_until(lambda: 'facesphere_requests_open{protocol="rest"} 2.0' in running.client.get("/metrics").text)
+            running.process.send_signal(signal.SIGTERM)
+            answer = slow.recv(4096)
+            running.process.send_signal(signal.SIGTERM)
+        assert b"503" in answer.splitlines()[0]
+        assert running.process.wait(timeout=10) == 0
+        assert "Traceback" not in "".join(running.log)
+
+
+@pytest.mark.slow
+def test_a_connection_that_says_nothing_is_closed(server: LiveServer) -> None:
+    host, port = server.http.removeprefix("http://").split(":")
+    for said in (b"", b"GET /health/live HT", b"GET /health/live HTTP/1.1\r\nHost: x\r\n"):
+        with socket.create_connection((host, int(port)), timeout=20) as quiet:
+            quiet.sendall(said)
+            assert quiet.recv(100) == b""
 
 
 def test_nothing_but_the_ready_line_is_on_stdout(models_dir: Path, tmp_path: Path) -> None:

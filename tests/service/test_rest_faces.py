@@ -3,8 +3,10 @@
 import base64
 import io
 import json
+import re
 
 import numpy as np
+import psutil
 import pytest
 from live_server import LiveServer
 from photos import astronaut, encode
@@ -274,3 +276,46 @@ def test_metrics_count_requests_by_route_and_never_by_name(server: LiveServer) -
 
     assert 'route="/collections/{collection}"' in text
     assert "secret-name" not in text
+
+
+def test_a_repeated_option_is_refused(server: LiveServer, face_photo: bytes) -> None:
+    files = [("image_a", face_photo), ("image_b", face_photo)]
+    query = server.client.post("/verify?target_fmr=0.001&target_fmr=0.01", files=files)
+    form = server.client.post("/verify", files=files, data={"target_fmr": ["0.001", "0.01"]})
+
+    assert (query.status_code, form.status_code) == (400, 400)
+    assert "given twice" in form.json()["error"]["message"]
+
+
+def test_a_wrong_method_says_which_are_allowed(server: LiveServer) -> None:
+    answer = server.client.get("/embed")
+
+    assert (answer.status_code, answer.headers["allow"]) == (405, "POST")
+    assert answer.json()["error"]["code"] == "invalid_request"
+    assert server.client.head("/health/live").status_code == 200
+
+
+def test_the_browsable_document_needs_no_other_site(server: LiveServer) -> None:
+    page = server.client.get("/docs").text
+
+    assert re.findall(r"https?://[^\"' ]+", page) == []
+    for path in re.findall(r'(?:src|href)="([^"]+)"', page):
+        assert server.client.get(path).status_code == 200, path
+
+
+def test_a_strip_of_a_photo_costs_no_more_than_its_pixels(server: LiveServer) -> None:
+    before = psutil.Process(server.process.pid).memory_info().rss
+
+    for size in ((1, 32_767), (32_767, 1)):
+        answer = server.client.post("/detect", files={"image": encode(np.zeros((*size, 3), np.uint8))})
+        assert answer.json()["faces"] == []
+
+    assert psutil.Process(server.process.pid).memory_info().rss - before < 100 * 2**20
+
+
+def test_a_rate_too_small_for_any_statement_is_refused(server: LiveServer, face_photo: bytes) -> None:
+    server.client.put("/collections/tiny", json={"purpose": "rates"})
+
+    answer = server.client.post("/collections/tiny/identify?target_fpir=5e-324", files={"image": face_photo})
+
+    assert (answer.status_code, answer.json()["error"]["code"]) == (400, "invalid_request")

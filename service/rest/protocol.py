@@ -1,0 +1,46 @@
+"""uvicorn's HTTP protocol, with a limit on how long a connection may take to say what it wants."""
+
+import asyncio
+
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+HEADER_TIMEOUT_S = 10.0
+
+
+class HttpProtocol(HttpToolsProtocol):
+    """Closes a connection that has not sent a whole header within ten seconds.
+
+    uvicorn itself waits for ever for a first request, and for the rest of a header; a few thousand such connections use
+    up a server's file handles.
+    """
+
+    _header_timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """A connection was opened."""
+        super().connection_made(transport)
+        self._expect_header()
+
+    def on_message_begin(self) -> None:
+        """The first byte of a request."""
+        super().on_message_begin()
+        self._expect_header()
+
+    def on_headers_complete(self) -> None:
+        """The header is whole; what follows is under the deadline of the request."""
+        self._stop_timer()
+        super().on_headers_complete()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The connection is gone."""
+        self._stop_timer()
+        super().connection_lost(exc)
+
+    def _expect_header(self) -> None:
+        self._stop_timer()
+        self._header_timer = self.loop.call_later(HEADER_TIMEOUT_S, self.transport.close)
+
+    def _stop_timer(self) -> None:
+        if self._header_timer is not None:
+            self._header_timer.cancel()
+            self._header_timer = None
