@@ -1,5 +1,6 @@
 """Foreign ONNX files to plain graphs that ONNX Runtime takes: float weights, one input, a free batch axis."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -30,7 +31,7 @@ def plain(model: bytes, *, free_size: bool = False) -> bytes:
     """
     proto = _parse(model)
     graph = proto.graph
-    _refuse_external_data(graph)
+    _refuse_external_data(proto)
     _fold_constants(graph)
     constants = {tensor.name for tensor in graph.initializer}
     used = _used_names(graph)
@@ -56,9 +57,32 @@ def _serialize(proto: Any) -> bytes:
     return data
 
 
-def _refuse_external_data(graph: Any) -> None:
-    if any(tensor.data_location == onnx.TensorProto.EXTERNAL for tensor in graph.initializer):
+def _refuse_external_data(proto: Any) -> None:
+    tensors = (tensor for part in (proto.graph, *proto.functions) for tensor in _tensors(part))
+    if any(tensor.data_location == onnx.TensorProto.EXTERNAL for tensor in tensors):
         raise InvalidBundleError("the model keeps its weights in other files; save it as one file")
+
+
+def _tensors(part: Any) -> Iterator[Any]:
+    """All tensors of a graph or function: its initialisers, those in attributes of nodes, and those of their bodies."""
+    sparse = []
+    if isinstance(part, onnx.GraphProto):
+        yield from part.initializer
+        sparse += part.sparse_initializer
+    for node in part.node:
+        for attribute in node.attribute:
+            yield from (attribute.t, *attribute.tensors)
+            sparse += (attribute.sparse_tensor, *attribute.sparse_tensors)
+        for body in _bodies(node):
+            yield from _tensors(body)
+    for tensor in sparse:
+        yield from (tensor.values, tensor.indices)
+
+
+def _bodies(node: Any) -> Iterator[Any]:
+    """The branches and loop bodies of a node."""
+    for attribute in node.attribute:
+        yield from (attribute.g, *attribute.graphs)
 
 
 def _keep(repeated: Any, values: list[Any]) -> None:
@@ -93,9 +117,8 @@ def _used_names(graph: Any) -> set[str]:
     names = {value.name for value in graph.output}
     for node in graph.node:
         names.update(node.input)
-        for attribute in node.attribute:
-            for body in (attribute.g, *attribute.graphs):
-                names |= _used_names(body)
+        for body in _bodies(node):
+            names |= _used_names(body)
     return names
 
 

@@ -19,6 +19,7 @@ from models.bundle import Bundle, Manifest
 from models.errors import FaceError, InvalidBundleError, ModelNotFoundError
 
 State = dict[str, list[str]]
+Lines = list[str]  # inside the class, `list` is its method
 
 
 class ModelExistsError(FaceError):
@@ -35,9 +36,12 @@ class Registry:
         self._bundles = root / "bundles"
 
     def list(self) -> list[Manifest]:
-        """Manifests of all bundles, by name."""
-        folders = sorted(self._bundles.glob("[!.]*")) if self._bundles.is_dir() else []
-        return [bundles.read_manifest(folder / bundles.MANIFEST) for folder in folders]
+        """Manifests of all bundles that can be read, by name; `problems` tells of the others."""
+        return [each for each in self._read_all() if isinstance(each, Manifest)]
+
+    def problems(self) -> Lines:
+        """A line on each bundle that cannot be read."""
+        return [each for each in self._read_all() if isinstance(each, str)]
 
     def champion(self, kind: str) -> str | None:
         """Name of the promoted model of a kind (`detector` or `embedder`)."""
@@ -58,8 +62,10 @@ class Registry:
         if not folder.is_dir():
             raise ModelNotFoundError(f"there is no model {name!r} in {self._root}", model=name)
         bundle = bundles.load(folder)
-        if bundle.manifest.kind != kind:
-            raise InvalidBundleError(f"model {name} is a {bundle.manifest.kind}, not a {kind}")
+        _check_name(folder, bundle.manifest)
+        there = bundle.manifest.kind
+        if there != kind:
+            raise InvalidBundleError(f"model {name} is {_with_article(there)}, not {_with_article(kind)}")
         return bundle
 
     def add(self, model: bytes, manifest: Manifest) -> Bundle:
@@ -70,6 +76,7 @@ class Registry:
             InvalidBundleError: the manifest does not belong to the model.
         """
         with self._lock():
+            self._remove_leftovers()
             folder = self._folder(manifest.id)
             if folder.exists():
                 return self._same_or_refuse(folder, manifest)
@@ -94,7 +101,7 @@ class Registry:
             folder = self._folder(manifest.id)
             if not folder.is_dir():
                 raise ModelNotFoundError(f"there is no model {manifest.id!r} in {self._root}", model=manifest.id)
-            there = bundles.read_manifest(folder / bundles.MANIFEST)
+            there = _read(folder)
             if (there.contract_id, there.model_sha256) != (manifest.contract_id, manifest.model_sha256):
                 raise InvalidBundleError(f"this manifest is of another contract than the stored {manifest.id}")
             _write_atomically(folder / bundles.MANIFEST, bundles.manifest_json(manifest))
@@ -108,7 +115,7 @@ class Registry:
         folder = self._folder(model_id)
         if not folder.is_dir():
             raise ModelNotFoundError(f"there is no model {model_id!r} in {self._root}", model=model_id)
-        manifest = bundles.read_manifest(folder / bundles.MANIFEST)
+        manifest = _read(folder)
         with self._lock():
             state = self._state()
             history = state.get(manifest.kind, [])
@@ -130,11 +137,15 @@ class Registry:
             self._write_state({**state, kind: history[1:]})
             return history[1]
 
-    def remove_leftovers(self) -> None:
-        """Delete what an interrupted `add` left behind."""
-        with self._lock():
-            for folder in self._bundles.glob(".new-*"):
-                shutil.rmtree(folder)
+    def _read_all(self) -> Iterator[Manifest | str]:
+        """The manifest of each bundle, or what is wrong with it."""
+        folders = sorted(self._bundles.glob("[!.]*")) if self._bundles.is_dir() else []
+        return (_read_or_problem(folder) for folder in folders if folder.is_dir())
+
+    def _remove_leftovers(self) -> None:
+        """Delete what an interrupted `add` left behind. Under the lock, so that no other one is at work."""
+        for folder in self._bundles.glob(".new-*"):
+            shutil.rmtree(folder, ignore_errors=True)
 
     def _folder(self, model_id: str) -> Path:
         if not model_id or "/" in model_id or model_id.startswith("."):
@@ -164,10 +175,37 @@ class Registry:
 
     @contextlib.contextmanager
     def _lock(self) -> Iterator[None]:
-        self._bundles.mkdir(parents=True, exist_ok=True)
-        with (self._root / "lock").open("w") as file:
+        try:
+            self._bundles.mkdir(parents=True, exist_ok=True)
+            file = (self._root / "lock").open("w")
+        except OSError as error:
+            raise InvalidBundleError(f"cannot keep models in {self._root}: {error.strerror}") from error
+        with file:
             fcntl.flock(file, fcntl.LOCK_EX)
             yield
+
+
+def _read(folder: Path) -> Manifest:
+    manifest = bundles.read_manifest(folder / bundles.MANIFEST)
+    _check_name(folder, manifest)
+    return manifest
+
+
+def _read_or_problem(folder: Path) -> Manifest | str:
+    try:
+        return _read(folder)
+    except InvalidBundleError as error:
+        return error.message
+
+
+def _check_name(folder: Path, manifest: Manifest) -> None:
+    """A copied or renamed folder would answer to a name that its manifest does not have."""
+    if manifest.id != folder.name:
+        raise InvalidBundleError(f"{folder} holds a model of another name, {manifest.id}")
+
+
+def _with_article(kind: str) -> str:
+    return f"an {kind}" if kind[0] in "aeiou" else f"a {kind}"
 
 
 def _is_history(value: object) -> bool:

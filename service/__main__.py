@@ -141,6 +141,8 @@ def list_models(**flags: Any) -> None:
     """List the models of the registry; a star marks the promoted one of its kind."""
     registry = _registry(flags)
     manifests = registry.list()
+    for problem in registry.problems():
+        _say(problem)
     if not manifests:
         _say("no models yet; run: facesphere models pull")
     for manifest in manifests:
@@ -183,6 +185,7 @@ def show(model_id: str, **flags: Any) -> None:
 )
 @click.option("--channels", type=click.Choice(["rgb", "bgr"]), required=True, help="Order in which they are fed.")
 @click.option("--template", required=True, help="Alignment: arcface or sphereface.")
+@click.option("--sha256", metavar="HEX", help="What the file must have; needed for https sources.")
 @click.option("--licence", default="unknown", show_default=True, help="SPDX identifier of the weights' licence.")
 @click.option("--promote/--no-promote", default=False, help="Serve it from the next start on.")
 @_data_dir

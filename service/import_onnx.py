@@ -10,14 +10,18 @@ from pydantic import ValidationError
 
 from models import onnx_graph, zoo
 from models.bundle import InputSpec, Licence, Manifest, Provenance, first_problem, seal
-from models.errors import InvalidBundleError
+from models.errors import InvalidBundleError, SourceError
 from models.registry import Registry
 from models.runtime import Session, SessionOptions, check_embedder
+from service.errors import InvalidRequestError
 
 
 @dataclass(frozen=True, slots=True)
 class ImportOptions:
-    """What an ONNX file does not say about itself. `mean` and `std` are in the order in which channels are fed."""
+    """What an ONNX file does not say about itself. `mean` and `std` are in the order in which channels are fed.
+
+    `sha256` is what the file must have, in hexadecimal; a file from elsewhere is not taken without it.
+    """
 
     model_id: str | None
     input_size: tuple[int, int]
@@ -26,6 +30,7 @@ class ImportOptions:
     channels: str
     template: str
     licence: str
+    sha256: str | None = None
 
 
 def import_onnx(registry: Registry, source: str, options: ImportOptions) -> Manifest:
@@ -35,11 +40,23 @@ def import_onnx(registry: Registry, source: str, options: ImportOptions) -> Mani
         FaceError: the source, the graph or an option is wrong; nothing is stored.
     """
     spec = _input_spec(options)
-    original = zoo.fetch(source)
+    original = _fetch(source, options.sha256)
     model = onnx_graph.plain(original)
     manifest = _manifest(source, original, model, options, spec, _run_once(model, spec.width, spec.height))
     registry.add(model, manifest)
     return manifest
+
+
+def _fetch(source: str, expected: str | None) -> bytes:
+    if expected is None and source.startswith(("https://", "pypi:")):
+        raise InvalidRequestError(f"{source} is not on this machine: say with --sha256 which file it must be")
+    if expected is not None and not re.fullmatch("[0-9a-fA-F]{64}", expected):
+        raise InvalidRequestError(f"--sha256 takes 64 hexadecimal digits, got {expected!r}")
+    data = zoo.fetch(source)
+    digest = hashlib.sha256(data).hexdigest()
+    if expected is not None and digest != expected.lower():
+        raise SourceError(f"{source} has the SHA-256 {digest}, expected {expected.lower()}")
+    return data
 
 
 def _input_spec(options: ImportOptions) -> InputSpec:

@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+import unicodedata
 from collections.abc import Callable, Sequence
 from typing import ParamSpec, TypeVar
 
@@ -100,8 +101,9 @@ class People:
             NotFoundError: no such collection.
             FaceError: nothing could be enrolled.
         """
+        subject = _normal(subject)
         _check_enrolment(subject, probes, consent)
-        settings = (await self.collection(collection)).settings
+        settings, _ = await self._run(self._gallery.collection_info, collection)
         new, rejected, first_error = await self._new_faces(probes, consent, settings.store_crops)
         if first_error is not None and not new:
             if len(probes) > 1:
@@ -115,7 +117,7 @@ class People:
 
     async def subject(self, collection: str, name: str) -> Subject:
         """A person and their faces."""
-        return await self._run(self._gallery.subject, collection, name)
+        return await self._run(self._gallery.subject, collection, _normal(name))
 
     async def subjects(self, collection: str, cursor: str | None = None, limit: int = 100) -> Page:
         """People by name, from after `cursor`."""
@@ -137,10 +139,10 @@ class People:
             ContractMismatchError: the collection was enrolled with another model.
         """
         _check_limit(limit)
-        size = (await self.collection(collection)).faces
-        decision = self._decide(criterion, size)
+        # Whatever would refuse the search does so before a photo is worked on.
+        self._decide(criterion, await self._run(self._gallery.size, collection))
         probes = await self._probes(probe, select)
-        return [await self._identify(collection, each, criterion, decision, limit) for each in probes]
+        return [await self._identify(collection, each, criterion, limit) for each in probes]
 
     async def verify_subject(
         self, collection: str, subject: str, probe: Probe, criterion: Criterion
@@ -151,7 +153,8 @@ class People:
             NotFoundError: no such collection or person, or a person without faces.
             ContractMismatchError: the collection was enrolled with another model.
         """
-        settings = (await self.collection(collection)).settings
+        subject = _normal(subject)
+        settings, _ = await self._run(self._gallery.collection_info, collection)
         decision = self._faces.decide(criterion, settings.target_fmr)
         enrolled = await self._run(self._gallery.vectors_of, collection, self._faces.model.contract_id, subject)
         if not enrolled:
@@ -163,17 +166,19 @@ class People:
     async def delete_collection(self, name: str) -> Receipt:
         """Erase a collection with all its people."""
         erased = await self._run(self._gallery.erase, name)
-        return self._signer.sign(name, None, erased)
+        return self._signer.sign(name, None, erased.face_ids)
 
     async def delete_subject(self, collection: str, subject: str) -> Receipt:
         """Erase a person."""
+        subject = _normal(subject)
         erased = await self._run(self._gallery.erase, collection, subject)
-        return self._signer.sign(collection, subject, erased)
+        return self._signer.sign(collection, subject, erased.face_ids)
 
     async def delete_face(self, collection: str, subject: str, face_id: str) -> Receipt:
         """Erase one face of a person."""
+        subject = _normal(subject)
         erased = await self._run(self._gallery.erase, collection, subject, face_id)
-        return self._signer.sign(collection, subject, erased)
+        return self._signer.sign(collection, subject, erased.face_ids)
 
     async def erase_expired(self) -> int:
         """Erase the faces whose retention is over; their number."""
@@ -225,15 +230,11 @@ class People:
         return Decision(chosen.value, chosen.target_fmr)
 
     async def _identify(
-        self,
-        collection: str,
-        probe: EmbeddedProbe,
-        criterion: SearchCriterion,
-        decision: Decision,
-        limit: int,
+        self, collection: str, probe: EmbeddedProbe, criterion: SearchCriterion, limit: int
     ) -> Identification:
         contract = self._faces.model.contract_id
         matches, size = await self._run(self._gallery.search, collection, contract, probe.embedding, limit)
+        decision = self._decide(criterion, size)  # for the very faces that were searched
         candidates = [
             self._candidate(match.subject, match.face_id, match.similarity)
             for match in matches
@@ -265,9 +266,16 @@ def _check_collection(name: str, settings: CollectionSettings) -> None:
         raise InvalidRequestError("retention_days must be between 1 and 36500", field="retention_days")
 
 
+def _normal(subject: str) -> str:
+    """One form (NFC) for a name that can be typed in several, so that they are one person."""
+    return unicodedata.normalize("NFC", subject)
+
+
 def _check_enrolment(subject: str, probes: Sequence[Probe], consent: str | None) -> None:
     if not 1 <= len(subject) <= 256 or not subject.isprintable() or "/" in subject or subject in (".", ".."):
         raise InvalidRequestError("a subject's name has 1 to 256 printable characters without '/'", field="subject")
+    if not subject.strip() or "\N{REPLACEMENT CHARACTER}" in subject:  # the latter stands for bytes that are no UTF-8
+        raise InvalidRequestError("a subject's name is neither blank nor badly encoded", field="subject")
     if not 1 <= len(probes) <= MAX_IMAGES:
         raise InvalidRequestError(f"enrol 1 to {MAX_IMAGES} images at a time, got {len(probes)}", field="images")
     if consent is not None and not (1 <= len(consent) <= 500 and consent.isprintable()):

@@ -24,6 +24,7 @@ MIN_ERRORS = 100
 _RATES = (1e-1, 5e-2, 2e-2, 1e-2, 5e-3, 2e-3, 1e-3, 5e-4, 2e-4, 1e-4, 5e-5, 2e-5, 1e-5, 5e-6, 2e-6, 1e-6)
 _TAIL_FROM = 1e-3
 _BLOCK = 1024
+_SETTLED = 1e-9
 _MAX_IMPOSTORS_FOR_LOGISTIC = 200_000
 
 
@@ -121,7 +122,7 @@ def fit_logistic(genuine: Scores, impostor: Scores) -> Logistic:
     """P(genuine | similarity) at equal prior odds, by iteratively reweighted least squares.
 
     Raises:
-        DataError: genuine pairs are not the more similar ones.
+        DataError: genuine pairs are not the more similar ones, or the fit does not settle.
     """
     x = np.concatenate([genuine, impostor]).astype(np.float64)
     y = np.concatenate([np.ones(len(genuine)), np.zeros(len(impostor))])
@@ -136,27 +137,40 @@ def fit_logistic(genuine: Scores, impostor: Scores) -> Logistic:
         hessian = (design * (weight * p * (1 - p))[:, None]).T @ design + ridge + 1e-12 * np.eye(2)
         step = np.linalg.solve(hessian, gradient)
         beta += step
-        if np.abs(step).max() < 1e-9:
+        settled = np.abs(step).max() < _SETTLED * max(1.0, np.abs(beta).max())
+        if settled:
             break
     if beta[0] <= 0:
         raise DataError("photos of one person are no more similar than photos of two; are the labels right?")
+    if not settled:
+        raise DataError("the probability of these similarities cannot be fitted; are there enough of both kinds?")
     return Logistic(slope=float(beta[0]), intercept=float(beta[1]))
 
 
-def fit_tail(exceedances: Floats, rate: float, threshold: float) -> Tail:
+def fit_tail(exceedances: Floats, rate: float, threshold: float) -> Tail | None:
     """Generalised Pareto by probability-weighted moments (Hosking and Wallis, Technometrics 29(3), 1987, eq. 6).
 
     Args:
         exceedances: how far each impostor pair beyond `threshold` is beyond it.
         rate: share of all impostor pairs beyond it.
         threshold: where the tail begins.
+
+    Returns:
+        None where no tail fits: fewer than two exceedances, or all alike.
     """
     ordered = np.sort(exceedances)
     n = len(ordered)
+    if n < 2:
+        return None
     b0 = ordered.mean()
     b1 = float((ordered * (n - np.arange(1, n + 1)) / (n - 1)).mean())
-    shape = 2 - b0 / (b0 - 2 * b1)  # xi = -k of the paper
-    scale = 2 * b0 * b1 / (b0 - 2 * b1)
+    spread = b0 - 2 * b1
+    if spread <= 1e-9 * b0:  # zero but for rounding
+        return None
+    shape = 2 - b0 / spread  # xi = -k of the paper
+    scale = 2 * b0 * b1 / spread
+    if scale <= 0:  # all but the largest lie on the threshold itself
+        return None
     return Tail(fmr=rate, threshold=threshold, scale=float(scale), shape=float(shape))
 
 
@@ -218,8 +232,8 @@ def _bootstrap(data: EmbeddedSet, pairs: Pairs, rates: list[float], rng: np.rand
     total = (photos.sum() ** 2 - (photos**2).sum()) / 2
     weight = drawn[pairs.top_people[:, 0]] * drawn[pairs.top_people[:, 1]]
     beyond = np.cumsum(weight)
-    places = np.minimum(np.searchsorted(beyond, np.array(rates) * total, side="right"), len(beyond) - 1)
-    thresholds = pairs.top_impostors[places].astype(np.float64)
+    places = np.minimum(np.searchsorted(beyond, np.array(rates) * total + 1e-9, side="right"), len(beyond) - 1)
+    thresholds = np.nextafter(pairs.top_impostors[places], np.float32(2)).astype(np.float64)  # as in threshold_at
     genuine_weight = drawn[pairs.genuine_people]
     order = np.argsort(pairs.genuine, kind="stable")
     cumulative = np.concatenate([[0.0], np.cumsum(genuine_weight[order])])

@@ -6,6 +6,7 @@ the records before it is answered, so a face that was erased in between is never
 
 import contextlib
 import fcntl
+import logging
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -27,6 +28,17 @@ from service.domain import (
 from service.errors import ContractMismatchError, StorageError
 from service.gallery.index import FlatIndex
 from service.gallery.records import Records
+
+log = logging.getLogger("facesphere.gallery")
+SWEEP_CHUNK = 1000  # faces erased while others wait
+
+
+@dataclass(frozen=True, slots=True)
+class Erased:
+    """What was erased. Unless `overwritten`, its bytes may be in the files until a later erasure or sweep."""
+
+    face_ids: list[str]
+    overwritten: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +66,7 @@ class EmbeddedGallery:
             self._take_lock(folder)
             self._records = Records(folder / "gallery.sqlite3")
             undo.callback(self._records.close)
+            self._overwrite_if_pending()  # an earlier process was stopped before it could
             self._build_indexes()
             undo.pop_all()
 
@@ -78,6 +91,16 @@ class EmbeddedGallery:
     def collection(self, name: str) -> Collection:
         """One collection; NotFoundError if there is none of that name."""
         return self._records.collection(name)
+
+    def collection_info(self, name: str) -> tuple[CollectionSettings, ModelInfo]:
+        """Settings and model of a collection, without counting its people; NotFoundError if there is none."""
+        return self._records.collection_info(name)
+
+    def size(self, collection: str) -> int:
+        """Number of faces that a search would look at; NotFoundError if there is no such collection."""
+        self._records.model_of(collection)
+        index = self._indexes.get(collection)
+        return 0 if index is None else len(index)
 
     def enrol(self, collection: str, contract_id: str, subject: str, faces: Sequence[NewFace]) -> list[StoredFace]:
         """Store faces durably, then make them searchable.
@@ -125,29 +148,47 @@ class EmbeddedGallery:
                 return people[:limit], size
             wanted = min(4 * wanted, size)
 
-    def erase(self, collection: str, subject: str | None = None, face_id: str | None = None) -> list[str]:
-        """Erase a collection, a person or a face; the face_ids that went.
+    def erase(self, collection: str, subject: str | None = None, face_id: str | None = None) -> Erased:
+        """Erase a collection, a person or a face.
+
+        Where another program reads the file, its bytes stay until the next erasure or sweep can overwrite them.
 
         Raises:
             NotFoundError: there is no such thing.
-            StorageError: it is erased, but its bytes may still be on the disk.
         """
         with self._writing:
-            erased = self._erase(collection, subject, face_id)
-            self._records.overwrite_erased()
-        return erased
+            try:
+                face_ids = self._erase(collection, subject, face_id)
+            finally:  # there may be bytes left of an earlier erasure, whatever becomes of this one
+                overwritten = self._overwrite_if_pending()
+        return Erased(face_ids, overwritten)
 
     def erase_expired(self, now: datetime | None = None) -> int:
         """Erase the faces whose retention is over, and people who have no other; the number of faces."""
-        count = 0
+        moment, count, last = now or datetime.now(UTC), 0, SWEEP_CHUNK
+        while last == SWEEP_CHUNK:
+            last = self._erase_some_expired(moment)
+            count += last
         with self._writing:
-            for collection, subject, face_id in self._records.expired(now or datetime.now(UTC)):
-                count += len(self._erase(collection, subject, face_id))
-                if not self._records.subject(collection, subject).faces:
-                    self._erase(collection, subject)
-            if count:
-                self._records.overwrite_erased()
+            self._overwrite_if_pending()
         return count
+
+    def _erase_some_expired(self, now: datetime) -> int:
+        """Erase a chunk and let others write in between."""
+        with self._writing:
+            gone = self._records.erase_expired(now, SWEEP_CHUNK)
+            for collection, rows in gone.items():
+                self._indexes[collection].remove(rows)
+        return sum(len(rows) for rows in gone.values())
+
+    def _overwrite_if_pending(self) -> bool:
+        """Overwrite what was erased, now or earlier; False if that must wait."""
+        if self._records.overwrite_pending:
+            try:
+                self._records.overwrite_erased()
+            except StorageError as error:
+                log.warning("%s; tried again at the next erasure or sweep", error.message)
+        return not self._records.overwrite_pending
 
     def _erase(self, collection: str, subject: str | None = None, face_id: str | None = None) -> list[str]:
         erased = self._records.erase(collection, subject, face_id)
@@ -158,7 +199,7 @@ class EmbeddedGallery:
         return [face for _, face in erased]
 
     def _build_indexes(self) -> None:
-        for name, _, rows, vectors in self._records.vectors():
+        for name, rows, vectors in self._records.vectors():
             index = FlatIndex(vectors.shape[1])
             if rows:
                 index.add(rows, vectors)
@@ -171,7 +212,7 @@ class EmbeddedGallery:
             raise StorageError(f"{folder} is in use by another process") from error
 
     def _same_contract(self, collection: str, contract_id: str) -> None:
-        model = self._records.collection(collection).model
+        model = self._records.model_of(collection)
         if model.contract_id != contract_id:
             raise ContractMismatchError(
                 f"collection {collection!r} was enrolled with model {model.id} (contract {model.contract_id}), "

@@ -1,7 +1,9 @@
 """Enrolled people in SQLite: the source of truth. When a call returns, what it did is on the disk."""
 
 import contextlib
+import errno
 import json
+import os
 import sqlite3
 import threading
 import uuid
@@ -63,26 +65,39 @@ CREATE TABLE faces (
 CREATE INDEX faces_of_subject ON faces (subject);
 CREATE INDEX faces_by_age ON faces (created_at);
 """
+_WAIT_MS = 5000
+_WAIT_TO_OVERWRITE_MS = 200  # an answer waits for this; a reader that stays longer is left to the next attempt
 _FACE = "faces.face_id, faces.quality, faces.consent, faces.crop IS NOT NULL, faces.created_at"
 
 
 class Records:
-    """One SQLite file. Calls may come from several threads; they take turns."""
+    """One SQLite file. Calls may come from several threads; they take turns.
+
+    While bytes of something erased may still be in the files, a file `<name>.overwrite-pending` lies beside it, so that
+    a program that was stopped in between knows of them when it starts again.
+    """
 
     def __init__(self, path: Path) -> None:
         self._lock = threading.RLock()
+        self._marker = path.with_suffix(".overwrite-pending")
         try:
             # SQLite gives its side files the rights of this one, so they are set before it is opened.
             path.touch(mode=0o600)
             path.chmod(0o600)
             # Transactions are begun by hand, so that several statements become durable together or not at all.
-            self._db = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
+            self._db = sqlite3.connect(path, _WAIT_MS / 1000, check_same_thread=False, isolation_level=None)
             with contextlib.ExitStack() as undo:
                 undo.callback(self._db.close)
                 self._prepare()
+                self._pending = self._marker.exists()
                 undo.pop_all()
         except (OSError, sqlite3.DatabaseError) as error:
             raise StorageError(f"{path} cannot be opened as a gallery: {error}") from error
+
+    @property
+    def overwrite_pending(self) -> bool:
+        """Whether bytes of something erased may still be in the files."""
+        return self._pending
 
     def close(self) -> None:
         """Close the file; what is in the write-ahead log goes into it."""
@@ -140,6 +155,23 @@ class Records:
             raise NotFoundError(f"there is no collection {name!r}", collection=name)
         return found[0]
 
+    def collection_info(self, name: str) -> tuple[CollectionSettings, ModelInfo]:
+        """Settings and model of a collection, in a time that does not grow with its people.
+
+        Raises:
+            NotFoundError: there is none of that name.
+        """
+        _, settings, model = self._look_up(name)
+        return settings, model
+
+    def model_of(self, name: str) -> ModelInfo:
+        """The model of a collection, as cheaply.
+
+        Raises:
+            NotFoundError: there is none of that name.
+        """
+        return self.collection_info(name)[1]
+
     def add_faces(self, collection: str, subject: str, faces: Sequence[NewFace]) -> list[tuple[int, StoredFace]]:
         """Store faces of a person, who is created if new. Row numbers and what was stored, in order.
 
@@ -149,17 +181,15 @@ class Records:
         """
         now = _now()
         with self._transaction():
-            row = self._one("SELECT id, contract_id FROM collections WHERE name = ?", (collection,))
-            if row is None:
-                raise NotFoundError(f"there is no collection {collection!r}", collection=collection)
+            number, _, model = self._look_up(collection)
             self._db.execute(
                 "INSERT INTO subjects (collection, name, created_at) VALUES (?,?,?) ON CONFLICT DO NOTHING",
-                (row[0], subject, now),
+                (number, subject, now),
             )
             (owner,) = self._db.execute(
-                "SELECT id FROM subjects WHERE collection = ? AND name = ?", (row[0], subject)
+                "SELECT id FROM subjects WHERE collection = ? AND name = ?", (number, subject)
             ).fetchone()
-            return [self._add_face(owner, row[1], face, now) for face in faces]
+            return [self._add_face(owner, model.contract_id, face, now) for face in faces]
 
     def subject(self, collection: str, name: str) -> Subject:
         """A person and what is kept of their faces, oldest first.
@@ -179,12 +209,11 @@ class Records:
             NotFoundError: no such collection.
         """
         with self._lock:
-            self.collection(collection)
+            number, _, _ = self._look_up(collection)
             rows = self._read(
                 "SELECT s.name, s.created_at, (SELECT count(*) FROM faces f WHERE f.subject = s.id)"
-                " FROM subjects s JOIN collections c ON c.id = s.collection"
-                " WHERE c.name = ? AND s.name > ? ORDER BY s.name LIMIT ?",
-                (collection, after, limit + 1),
+                " FROM subjects s WHERE s.collection = ? AND s.name > ? ORDER BY s.name LIMIT ?",
+                (number, after, limit + 1),
             )
         shown = [SubjectSummary(*row) for row in rows[:limit]]
         return Page(shown, shown[-1].name if len(rows) > limit else None)
@@ -200,8 +229,8 @@ class Records:
             rows = self._read("SELECT face_id, vector FROM faces WHERE subject = ? ORDER BY id", (owner,))
         return [(face_id, np.frombuffer(blob, dtype="<f4")) for face_id, blob in rows]
 
-    def vectors(self) -> Iterator[tuple[str, str, list[int], Vector]]:
-        """Per collection: name, contract_id, row numbers and vectors (N, D), to build the index from.
+    def vectors(self) -> Iterator[tuple[str, list[int], Vector]]:
+        """Per collection: name, row numbers and vectors (N, D), to build the index from.
 
         Raises:
             StorageError: a row is of another contract or length than its collection.
@@ -216,12 +245,7 @@ class Records:
             if any(len(row[1]) != size or row[2] != collection.model.contract_id for row in rows):
                 raise StorageError(f"collection {collection.name} holds a face of another model")
             matrix = np.frombuffer(b"".join(row[1] for row in rows), dtype="<f4")
-            yield (
-                collection.name,
-                collection.model.contract_id,
-                [row[0] for row in rows],
-                matrix.reshape(len(rows), collection.model.dimension),
-            )
+            yield collection.name, [row[0] for row in rows], matrix.reshape(len(rows), collection.model.dimension)
 
     def names_of(self, rows: Sequence[int]) -> dict[int, tuple[str, str]]:
         """Subject and face_id of those of the rows that still exist."""
@@ -241,7 +265,23 @@ class Records:
             NotFoundError: there is no such thing.
         """
         with self._transaction():
-            return self._erase(collection, subject, face_id)
+            erased = self._erase(collection, subject, face_id)
+            self._note_pending()
+            return erased
+
+    def erase_expired(self, now: datetime, limit: int) -> dict[str, list[int]]:
+        """Erase up to `limit` faces whose retention is over, and people who then have none; row numbers by collection.
+
+        `overwrite_erased` makes the bytes unreadable.
+        """
+        gone: dict[str, list[int]] = {}
+        with self._transaction():
+            for collection, row, _ in self.expired(now, limit):
+                gone.setdefault(collection, []).append(row)
+            if gone:
+                self._erase_rows([row for rows in gone.values() for row in rows])
+                self._note_pending()
+        return gone
 
     def overwrite_erased(self) -> None:
         """Leave no byte of what was erased in the files.
@@ -251,24 +291,29 @@ class Records:
         time grows with the gallery: about half a second at 100,000 faces.
 
         Raises:
-            StorageError: it is erased, but its bytes may still be on the disk; the next call tries again.
+            StorageError: it is erased, but its bytes may still be on the disk: `overwrite_pending` stays true.
         """
         with self._lock:
             try:
+                self._db.execute(f"PRAGMA busy_timeout = {_WAIT_TO_OVERWRITE_MS}")
+                self._empty_log()  # first: a reader in the way is found before the file is copied in vain
                 self._db.execute("VACUUM")
-                busy, _, _ = self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
-            except sqlite3.DatabaseError as error:
+                self._empty_log()
+                self._marker.unlink(missing_ok=True)
+            except (OSError, sqlite3.DatabaseError) as error:
                 raise StorageError(f"it is erased, but its bytes cannot be overwritten: {error}") from error
-        if busy:  # only a reader outside this program, such as a backup, can be in the way
-            raise StorageError("it is erased, but another program reads the gallery and keeps the old bytes on disk")
+            finally:
+                with contextlib.suppress(sqlite3.DatabaseError):
+                    self._db.execute(f"PRAGMA busy_timeout = {_WAIT_MS}")
+            self._pending = False
 
-    def expired(self, now: datetime) -> list[tuple[str, str, str]]:
-        """Collection, subject and face_id of the faces whose collection's retention_days are over."""
+    def expired(self, now: datetime, limit: int = -1) -> list[tuple[str, int, str]]:
+        """Collection, row number and face_id of faces whose collection's retention_days are over, oldest first."""
         return self._read(
-            "SELECT c.name, s.name, f.face_id FROM faces f JOIN subjects s ON s.id = f.subject"
+            "SELECT c.name, f.id, f.face_id FROM faces f JOIN subjects s ON s.id = f.subject"
             " JOIN collections c ON c.id = s.collection WHERE c.retention_days IS NOT NULL"
-            " AND julianday(f.created_at) + c.retention_days <= julianday(?)",
-            (now.isoformat(),),
+            " AND julianday(f.created_at) + c.retention_days <= julianday(?) ORDER BY f.created_at LIMIT ?",
+            (now.isoformat(), limit),
         )
 
     def _prepare(self) -> None:
@@ -283,6 +328,34 @@ class Records:
             self._db.executescript(f"BEGIN IMMEDIATE; {_SCHEMA} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;")
         elif version != SCHEMA_VERSION:
             raise StorageError(f"the gallery has schema version {version}, this program knows {SCHEMA_VERSION}")
+
+    def _empty_log(self) -> None:
+        busy, _, _ = self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        if busy:  # only a reader outside this program, such as a backup, can be in the way
+            raise StorageError("it is erased, but another program reads the gallery and keeps the old bytes on disk")
+
+    def _note_pending(self) -> None:
+        """Before a commit: were it done after, a crash in between would leave bytes that nobody knows of."""
+        try:
+            if not self._marker.exists():
+                self._marker.touch(mode=0o600)
+                _fsync(self._marker.parent)
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise StorageFullError("the disk is full; nothing was changed") from error
+            raise StorageError(f"the gallery cannot be written: {error.strerror}") from error
+        self._pending = True
+
+    def _look_up(self, name: str) -> tuple[int, CollectionSettings, ModelInfo]:
+        """Row number, settings and model of a collection, without counting its people."""
+        row = self._one(
+            "SELECT id, purpose, retention_days, store_crops, target_fmr, model_id, contract_id, dimension"
+            " FROM collections WHERE name = ?",
+            (name,),
+        )
+        if row is None:
+            raise NotFoundError(f"there is no collection {name!r}", collection=name)
+        return row[0], CollectionSettings(row[1], row[2], bool(row[3]), row[4]), ModelInfo(*row[5:])
 
     def _add_face(self, owner: int, contract: str, face: NewFace, now: str) -> tuple[int, StoredFace]:
         face_id = uuid.uuid4().hex
@@ -305,13 +378,12 @@ class Records:
 
     def _erase(self, collection: str, subject: str | None, face_id: str | None) -> list[tuple[int, str]]:
         if subject is None:
-            self.collection(collection)
+            number, _, _ = self._look_up(collection)
             erased = self._read(
-                "SELECT f.id, f.face_id FROM faces f JOIN subjects s ON s.id = f.subject"
-                " JOIN collections c ON c.id = s.collection WHERE c.name = ?",
-                (collection,),
+                "SELECT f.id, f.face_id FROM faces f JOIN subjects s ON s.id = f.subject WHERE s.collection = ?",
+                (number,),
             )
-            self._db.execute("DELETE FROM collections WHERE name = ?", (collection,))
+            self._db.execute("DELETE FROM collections WHERE id = ?", (number,))
             return erased
         owner, _ = self._subject_row(collection, subject)
         erased = self._read(
@@ -326,13 +398,20 @@ class Records:
             self._db.execute("DELETE FROM faces WHERE face_id = ?", (face_id,))
         return erased
 
-    def _subject_row(self, collection: str, subject: str) -> tuple[int, str]:
-        self.collection(collection)
-        row = self._one(
-            "SELECT s.id, s.created_at FROM subjects s JOIN collections c ON c.id = s.collection"
-            " WHERE c.name = ? AND s.name = ?",
-            (collection, subject),
+    def _erase_rows(self, rows: Sequence[int]) -> None:
+        """Delete faces by row number, and those of their people who have no other."""
+        listed = (json.dumps(list(rows)),)
+        owners = self._read("SELECT DISTINCT subject FROM faces WHERE id IN (SELECT value FROM json_each(?))", listed)
+        self._db.execute("DELETE FROM faces WHERE id IN (SELECT value FROM json_each(?))", listed)
+        self._db.execute(
+            "DELETE FROM subjects WHERE id IN (SELECT value FROM json_each(?))"
+            " AND NOT EXISTS (SELECT 1 FROM faces WHERE faces.subject = subjects.id)",
+            (json.dumps([owner for (owner,) in owners]),),
         )
+
+    def _subject_row(self, collection: str, subject: str) -> tuple[int, str]:
+        number, _, _ = self._look_up(collection)
+        row = self._one("SELECT id, created_at FROM subjects WHERE collection = ? AND name = ?", (number, subject))
         if row is None:
             raise NotFoundError(f"there is no subject {subject!r} in {collection!r}", subject=subject)
         return row[0], row[1]
@@ -371,6 +450,14 @@ def _storage_error(error: sqlite3.DatabaseError) -> Exception:
     if getattr(error, "sqlite_errorname", "") == "SQLITE_FULL":
         return StorageFullError("the disk is full; nothing was changed")
     return StorageError(f"the gallery cannot be written: {error}")
+
+
+def _fsync(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _stored(row: Row) -> StoredFace:

@@ -331,6 +331,51 @@ def test_weights_in_another_file_are_refused(location: str) -> None:
         onnx_graph.plain(_with_external_weights(location))
 
 
+def _external(tensor: Any) -> Any:
+    tensor.ClearField("float_data")
+    tensor.ClearField("raw_data")
+    tensor.data_location = TensorProto.EXTERNAL
+    entry = tensor.external_data.add()
+    entry.key, entry.value = "location", "weights.bin"
+    return tensor
+
+
+def _in_a_constant() -> bytes:
+    tensor = _external(numpy_helper.from_array(np.zeros(6, np.float32), "k"))
+    constant = helper.make_node("Constant", [], ["k"], value=tensor)
+    return _model([constant, helper.make_node("Add", ["x", "k"], ["y"])], {})
+
+
+def _in_a_branch(constant: bool) -> bytes:
+    branches = {}
+    for name in ("yes", "no"):
+        tensor = _external(numpy_helper.from_array(np.zeros(6, np.float32), f"k_{name}"))
+        if constant:
+            nodes = [helper.make_node("Constant", [], [tensor.name], value=tensor)]
+        else:
+            nodes = [helper.make_node("Identity", [f"w_{name}"], [tensor.name])]
+            tensor.name = f"w_{name}"
+        weights = [] if constant else [tensor]
+        branches[name] = helper.make_graph(nodes, name, [], [_value(f"k_{name}", ["k"])], weights)
+    nodes = [
+        helper.make_node("If", ["choice"], ["i"], then_branch=branches["yes"], else_branch=branches["no"]),
+        helper.make_node("Add", ["x", "i"], ["y"]),
+    ]
+    return _model(nodes, {"choice": np.array(False)})
+
+
+@pytest.mark.parametrize(
+    "model", [_in_a_constant, lambda: _in_a_branch(True), lambda: _in_a_branch(False)], ids=["node", "branch", "body"]
+)
+def test_weights_in_another_file_are_refused_wherever_they_are_named(
+    tmp_path: Any, monkeypatch: pytest.MonkeyPatch, model: Any
+) -> None:
+    (tmp_path / "weights.bin").write_bytes(bytes(24))
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InvalidBundleError, match="one file"):
+        onnx_graph.plain(model())
+
+
 def test_weights_in_a_file_that_is_there_are_refused_too(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     # A file of that name in the working folder passes ONNX's own check.
     (tmp_path / "weights.bin").write_bytes(bytes(24))

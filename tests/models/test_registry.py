@@ -185,7 +185,7 @@ def test_a_name_that_is_no_model_is_not_found(mine: Registry, tmp_path: Path, na
 
 def test_a_model_of_another_kind_is_not_resolved(mine: Registry) -> None:
     _add(mine, "d", kind="detector")
-    with pytest.raises(InvalidBundleError, match="is a detector, not a embedder"):
+    with pytest.raises(InvalidBundleError, match="is a detector, not an embedder"):
         mine.resolve("embedder", "d")
 
 
@@ -236,14 +236,62 @@ def test_a_champion_that_is_not_there_is_not_found(mine: Registry, tmp_path: Pat
         mine.resolve("embedder")
 
 
-def test_an_interrupted_add_is_invisible_and_can_be_removed(mine: Registry, tmp_path: Path) -> None:
+def test_a_model_of_the_other_kind_is_told_with_the_right_article(mine: Registry) -> None:
+    _add(mine, "a")
+    with pytest.raises(InvalidBundleError, match="is an embedder, not a detector"):
+        mine.resolve("detector", "a")
+
+
+def test_what_is_no_bundle_does_not_hide_the_bundles(mine: Registry, tmp_path: Path) -> None:
+    _add(mine, "a", "b", "c", "d")
+    folder = tmp_path / "models" / "bundles"
+    (folder / "README.txt").write_text("a stray file")
+    (folder / "empty").mkdir()
+    (folder / "b" / "manifest.json").write_text("{")
+    (folder / "c").rename(folder / "renamed")
+
+    assert [each.id for each in mine.list()] == ["a", "d"]
+    problems = mine.problems()
+    assert len(problems) == 3
+    assert not any("\n" in line for line in problems)
+    for line, name in zip(problems, ("b", "empty", "renamed"), strict=True):
+        assert str(folder / name) in line
+
+
+def test_a_bundle_in_a_folder_of_another_name_is_refused(mine: Registry, tmp_path: Path) -> None:
+    _add(mine, "a")
+    (tmp_path / "models" / "bundles" / "a").rename(tmp_path / "models" / "bundles" / "b")
+    for call in (
+        lambda: mine.resolve("embedder", "b"),
+        lambda: mine.promote("b"),
+    ):
+        with pytest.raises(InvalidBundleError, match="another name, a"):
+            call()
+    assert mine.champion("embedder") is None
+
+
+@pytest.mark.parametrize("blocked", ["models", "models/bundles", "models/lock"])
+def test_a_folder_that_cannot_hold_models_is_told_in_one_line(mine: Registry, tmp_path: Path, blocked: str) -> None:
+    path = tmp_path / blocked
+    path.parent.mkdir(exist_ok=True)
+    if blocked.endswith("lock"):
+        path.mkdir()
+    else:
+        path.write_text("a file")
+
+    for call in (lambda: _add(mine, "a"), lambda: mine.roll_back("embedder")):
+        with pytest.raises(InvalidBundleError, match="cannot keep models in") as refused:
+            call()
+        assert "\n" not in refused.value.message
+
+
+def test_an_interrupted_add_is_invisible_and_removed_by_the_next(mine: Registry, tmp_path: Path) -> None:
     _add(mine, "a")
     leftover = tmp_path / "models" / "bundles" / ".new-1234"
     (leftover / "b").mkdir(parents=True)
     (leftover / "b" / "model.onnx").write_bytes(b"half")
     assert [manifest.id for manifest in mine.list()] == ["a"]
     _add(mine, "b")
-    mine.remove_leftovers()
     assert not leftover.exists()
     assert [manifest.id for manifest in mine.list()] == ["a", "b"]
 
@@ -321,7 +369,7 @@ def test_killing_the_process_that_writes_never_leaves_an_unreadable_registry(tmp
             finished += process.stdout.read().split()
         _check_whole(tmp_path, finished)
     registry = Registry(tmp_path)
-    registry.remove_leftovers()
+    _add(registry, "last")
     assert not list((tmp_path / "bundles").glob(".*"))
     _check_whole(tmp_path, finished)
 

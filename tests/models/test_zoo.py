@@ -172,8 +172,16 @@ def test_an_address_that_cannot_be_reached_is_told_in_one_line(source: str) -> N
     assert "\n" not in caught.value.message
 
 
+_REDIRECTS = {
+    "/near": "/model",
+    "/far": "https://127.0.0.1:{port}/model",
+    "/plain": "http://127.0.0.1:{port}/model",
+    "/ftp": "ftp://127.0.0.1:{port}/model",
+}
+
+
 class _Files(BaseHTTPRequestHandler):
-    """Serves /model, an answer cut off in its middle, and a redirect to itself."""
+    """Serves /model, an answer cut off in its middle, and redirects to itself, to /model and away from https."""
 
     def do_GET(self) -> None:
         if self.path == "/model":
@@ -189,6 +197,10 @@ class _Files(BaseHTTPRequestHandler):
         elif self.path == "/loop":
             self.send_response(302)
             self.send_header("location", "/loop")
+            self.end_headers()
+        elif self.path in _REDIRECTS:
+            self.send_response(302)
+            self.send_header("location", _REDIRECTS[self.path].format(port=self.server.server_port))
             self.end_headers()
         else:
             self.send_error(404)
@@ -246,6 +258,18 @@ def test_a_file_is_fetched_over_https(https: str) -> None:
 @pytest.mark.parametrize("path", ["/missing", "/cut", "/loop"])
 def test_a_server_that_does_not_deliver_is_told_in_one_line(https: str, path: str) -> None:
     with pytest.raises(SourceError, match="cannot fetch") as caught:
+        zoo.fetch(https + path)
+    assert "\n" not in caught.value.message
+
+
+@pytest.mark.parametrize("path", ["/near", "/far"])
+def test_a_redirect_to_https_is_followed(https: str, path: str) -> None:
+    assert zoo.fetch(https + path) == b"bytes"
+
+
+@pytest.mark.parametrize("path", ["/plain", "/ftp"])
+def test_a_redirect_away_from_https_is_refused_in_one_line(https: str, path: str) -> None:
+    with pytest.raises(SourceError, match="not https") as caught:
         zoo.fetch(https + path)
     assert "\n" not in caught.value.message
 

@@ -249,7 +249,7 @@ def test_an_aligned_crop_is_embedded_as_it_is(run: Run, registry_crop: bytes, ph
         (("verify", "face.png", "mirror.jpg", "--target-fmr", "2"), "target_fmr must be between"),
         (("verify", "face.png", "mirror.jpg", "--threshold", "1.5"), "threshold must be between"),
         (("verify", "face.png", "mirror.jpg", "--model", "nobody"), "nobody"),
-        (("verify", "face.png", "mirror.jpg", "--model", "yunet-2023mar"), "is a detector, not a embedder"),
+        (("verify", "face.png", "mirror.jpg", "--model", "yunet-2023mar"), "is a detector, not an embedder"),
         (("verify", "face.png", "mirror.jpg", "--threads", "-1"), "threads"),
         (("embed", "missing.png"), "missing.png: No such file"),
         (("embed", "notes.txt"), "not a JPEG, PNG, WebP or BMP image"),
@@ -462,3 +462,36 @@ def test_a_model_that_cannot_be_added_is_one_line(run: Run, own_registry: Path, 
     detector = own_registry / "bundles" / zoo.DEFAULT_DETECTOR / "model.onnx"
     _failed(run("models", "add", detector, *options, **own))
     assert len(run("models", "list", **own).stdout.splitlines()) == 2
+
+
+def test_list_tells_of_a_damaged_model_and_shows_the_others(run: Run, own_registry: Path) -> None:
+    (own_registry / "bundles" / "damaged").mkdir()
+    (own_registry / "bundles" / "notes.txt").write_text("a stray file")
+
+    done = run("models", "list", models_dir=str(own_registry))
+
+    assert done.returncode == 0
+    assert len(done.stdout.splitlines()) == 2
+    (line,) = done.stderr.splitlines()
+    assert str(own_registry / "bundles" / "damaged") in line
+
+
+def test_a_model_is_added_only_with_the_stated_digest(run: Run, own_registry: Path) -> None:
+    own = {"models_dir": str(own_registry)}
+    source = own_registry / "bundles" / zoo.DEFAULT_EMBEDDER / "model.onnx"
+    options = ("--id", "mine", "--input-size", "112", "112", "--channels", "rgb", "--template", "arcface")
+    digest = zoo.default_manifest(zoo.DEFAULT_EMBEDDER).model_sha256
+
+    assert digest in _failed(run("models", "add", source, "--sha256", "0" * 64, *options, **own))
+    assert "--sha256" in _failed(run("models", "add", "https://example.invalid/model.onnx", *options, **own))
+    assert run("models", "add", source, "--sha256", digest, *options, **own).returncode == 0
+
+
+def test_a_folder_that_cannot_hold_models_is_one_line(run: Run, own_registry: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("a file where the folder should be")
+    weights = str(own_registry / "bundles" / zoo.DEFAULT_DETECTOR / "model.onnx")
+
+    done = run("models", "pull", zoo.DEFAULT_DETECTOR, "--source", weights, models_dir=str(tmp_path / "file"))
+
+    assert done.returncode == 2
+    assert "cannot keep models in" in done.stderr.splitlines()[-1]

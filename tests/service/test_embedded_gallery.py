@@ -1,12 +1,14 @@
 """Records and indexes in step: searching, erasing, restarting, and what a killed process leaves."""
 
+import logging
 import random
 import sqlite3
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -19,7 +21,8 @@ from photos import ROOT
 from models.preprocess import l2_normalize
 from service.domain import CollectionSettings, ModelInfo
 from service.errors import ContractMismatchError, NotFoundError, StorageError, StorageFullError
-from service.gallery.embedded import EmbeddedGallery
+from service.gallery import embedded
+from service.gallery.embedded import EmbeddedGallery, Erased
 
 CONTRACT = MODEL.contract_id
 
@@ -127,6 +130,8 @@ def test_vectors_of_another_contract_are_refused_in_every_call(gallery: Embedded
 def test_a_collection_that_is_not_there_is_not_found_in_every_call(gallery: EmbeddedGallery) -> None:
     for call in (
         lambda: gallery.collection("nowhere"),
+        lambda: gallery.collection_info("nowhere"),
+        lambda: gallery.size("nowhere"),
         lambda: gallery.enrol("nowhere", CONTRACT, "Ann", new_faces(units(1, 1))),
         lambda: gallery.search("nowhere", CONTRACT, units(1, 1)[0], 5),
         lambda: gallery.vectors_of("nowhere", CONTRACT, "Ann"),
@@ -305,13 +310,13 @@ def _enrol_marked(gallery: EmbeddedGallery, people: dict[str, tuple[np.ndarray, 
 
 
 def _erase_one_person(gallery: EmbeddedGallery, name: str) -> None:
-    assert len(gallery.erase("lab", name)) == 2
+    assert len(gallery.erase("lab", name).face_ids) == 2
 
 
 def _erase_face_by_face_then_the_person(gallery: EmbeddedGallery, name: str) -> None:
     for face in gallery.subject("lab", name).faces:
-        assert gallery.erase("lab", name, face.face_id) == [face.face_id]
-    assert gallery.erase("lab", name) == []
+        assert gallery.erase("lab", name, face.face_id) == Erased([face.face_id], overwritten=True)
+    assert gallery.erase("lab", name) == Erased([], overwritten=True)
 
 
 @pytest.mark.parametrize("erase", [_erase_one_person, _erase_face_by_face_then_the_person])
@@ -348,7 +353,7 @@ def test_an_erased_collection_is_gone_with_all_its_people(tmp_path: Path) -> Non
         gallery.put_collection("other", SETTINGS, MODEL)
         _enrol(gallery, {"Somebody Else": units(50, 1)}, "other")
 
-        assert len(gallery.erase("lab")) == 12
+        assert len(gallery.erase("lab").face_ids) == 12
 
         traces = [trace for name, marks in people.items() for trace in _traces(name, *marks)]
         assert [trace for trace in traces if files_with(tmp_path, trace)] == []
@@ -365,7 +370,7 @@ def test_one_erased_face_leaves_the_others_of_the_person(gallery: EmbeddedGaller
     vectors = units(1, 3)
     ids = _enrol(gallery, {"Ann": vectors})["Ann"]
 
-    assert gallery.erase("lab", "Ann", ids[1]) == [ids[1]]
+    assert gallery.erase("lab", "Ann", ids[1]) == Erased([ids[1]], overwritten=True)
 
     assert [face.face_id for face in gallery.subject("lab", "Ann").faces] == [ids[0], ids[2]]
     (match,), size = gallery.search("lab", CONTRACT, vectors[1], 5)
@@ -373,22 +378,80 @@ def test_one_erased_face_leaves_the_others_of_the_person(gallery: EmbeddedGaller
     assert match.similarity < 0.999
 
 
-def test_an_erasure_whose_bytes_a_foreign_reader_keeps_on_disk_is_not_called_done(
-    gallery: EmbeddedGallery, tmp_path: Path
-) -> None:
-    _enrol(gallery, {"Ann Unforgotten": units(1, 1), "Bob": units(2, 1)})
-    gallery._records._db.execute("PRAGMA busy_timeout = 50")
-    with closing(sqlite3.connect(tmp_path / "data" / "gallery.sqlite3", isolation_level=None)) as reader:
+@contextmanager
+def _foreign_reader(folder: Path) -> Iterator[None]:
+    """Another program in the middle of reading the gallery, a backup for one."""
+    with closing(sqlite3.connect(folder / "gallery.sqlite3", isolation_level=None)) as reader:
         reader.execute("BEGIN")
-        assert reader.execute("SELECT count(*) FROM faces").fetchone() == (2,)
+        reader.execute("SELECT count(*) FROM faces").fetchone()
+        yield
 
-        with pytest.raises(StorageError, match="another program"):
-            gallery.erase("lab", "Ann Unforgotten")
+
+def _sweep(gallery: EmbeddedGallery) -> None:
+    assert gallery.erase_expired() == 0
+
+
+def _erase_somebody(gallery: EmbeddedGallery) -> None:
+    assert gallery.erase("lab", "Bob").overwritten
+
+
+def _erase_nobody(gallery: EmbeddedGallery) -> None:
+    with pytest.raises(NotFoundError):
+        gallery.erase("lab", "Ann Unforgotten")
+
+
+@pytest.mark.parametrize("later", [_sweep, _erase_somebody, _erase_nobody])
+def test_bytes_that_a_foreign_reader_keeps_on_disk_are_overwritten_when_it_is_gone(
+    gallery: EmbeddedGallery,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    later: Callable[[EmbeddedGallery], None],
+) -> None:
+    ids = _enrol(gallery, {"Ann Unforgotten": units(1, 1), "Bob": units(2, 1)})
+    with _foreign_reader(tmp_path / "data"):
+        begun = time.monotonic()
+
+        erased = gallery.erase("lab", "Ann Unforgotten")
+
+        assert time.monotonic() - begun < 2
+        assert erased == Erased(ids["Ann Unforgotten"], overwritten=False)
         assert files_with(tmp_path, b"Ann Unforgotten")
         assert _names(gallery, units(1, 1)[0]) == ["Bob"]
+    assert [(record.name, record.levelno) for record in caplog.records] == [("facesphere.gallery", logging.WARNING)]
+    assert "another program" in caplog.text
+    assert not any(name in caplog.text for name in ("Ann", "lab", *ids["Ann Unforgotten"]))
 
-    gallery.erase("lab", "Bob")
+    later(gallery)
+
     assert files_with(tmp_path, b"Ann Unforgotten") == []
+
+
+def test_bytes_that_a_stopped_program_left_are_overwritten_at_the_next_start(tmp_path: Path) -> None:
+    with closing(EmbeddedGallery(tmp_path)) as gallery:
+        gallery.put_collection("lab", SETTINGS, MODEL)
+        _enrol(gallery, {"Ann Unforgotten": units(1, 1)})
+        with _foreign_reader(tmp_path):
+            gallery.erase("lab", "Ann Unforgotten")
+            traces = files_with(tmp_path, b"Ann Unforgotten")
+            kept = {name: (tmp_path / name).read_bytes() for name in traces}
+    assert (tmp_path / "gallery.overwrite-pending").exists()
+    for name, content in kept.items():  # as a power loss would have left them
+        (tmp_path / name).write_bytes(content)
+    assert files_with(tmp_path, b"Ann Unforgotten")
+
+    with closing(EmbeddedGallery(tmp_path)) as gallery:
+        assert files_with(tmp_path, b"Ann Unforgotten") == []
+        assert gallery.subjects("lab", "", 5).subjects == []
+    assert not (tmp_path / "gallery.overwrite-pending").exists()
+
+
+def test_the_size_of_a_collection_is_that_of_a_search(gallery: EmbeddedGallery) -> None:
+    assert gallery.size("lab") == 0
+    _enrol(gallery, {"Ann": units(1, 3), "Bob": units(2, 2)})
+    gallery.erase("lab", "Bob")
+
+    assert gallery.size("lab") == gallery.search("lab", CONTRACT, units(1, 1)[0], 5)[1] == 3
+    assert gallery.collection_info("lab") == (SETTINGS, MODEL)
 
 
 def test_a_full_disk_changes_neither_records_nor_search(gallery: EmbeddedGallery) -> None:
@@ -552,3 +615,42 @@ def test_a_person_whose_last_face_expires_goes_with_it(tmp_path: Path) -> None:
         assert files_with(tmp_path, b"visitor") == []
         with pytest.raises(NotFoundError):
             gallery.subject("lab", "visitor")
+
+
+def test_a_sweep_works_in_portions_and_overwrites_once(
+    gallery: EmbeddedGallery, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(embedded, "SWEEP_CHUNK", 7)
+    gallery.put_collection("lab", CollectionSettings("p", 1), MODEL)
+    gallery.put_collection("gate", CollectionSettings("p", 1), MODEL)
+    gallery.put_collection("ever", SETTINGS, MODEL)
+    for collection in ("lab", "gate", "ever"):
+        _enrol(gallery, {f"visitor {number}": units(number, 2) for number in range(7)}, collection)
+    statements: list[str] = []
+    gallery._records._db.set_trace_callback(statements.append)
+
+    assert gallery.erase_expired(datetime.now(UTC) + timedelta(days=2)) == 28
+
+    assert statements.count("VACUUM") == 1
+    assert statements.count("COMMIT") == 5  # four full portions, and one that found nothing more
+    for collection, left in (("lab", 0), ("gate", 0), ("ever", 14)):
+        assert gallery.size(collection) == gallery.collection(collection).faces == left
+        assert len(gallery.subjects(collection, "", 50).subjects) == left // 2
+
+
+def test_a_sweep_of_many_faces_takes_seconds_and_lets_others_write_in_between(gallery: EmbeddedGallery) -> None:
+    gallery.put_collection("lab", CollectionSettings("p", 1), MODEL)
+    gallery.put_collection("gate", SETTINGS, MODEL)
+    _enrol(gallery, {f"visitor {number}": units(number, 1000) for number in range(20)})
+    sweep = threading.Thread(target=lambda: gallery.erase_expired(datetime.now(UTC) + timedelta(days=2)))
+    begun, sizes = time.monotonic(), []
+
+    sweep.start()
+    while sweep.is_alive():
+        _enrol(gallery, {"Ann": units(1, 1)}, "gate")
+        sizes.append(gallery.size("lab"))
+    sweep.join()
+
+    assert time.monotonic() - begun < 20
+    assert gallery.size("lab") == 0
+    assert gallery.size("gate") == len(sizes)

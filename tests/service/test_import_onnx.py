@@ -302,6 +302,32 @@ def test_a_source_that_cannot_be_read_is_told_with_its_name(own: Registry, tmp_p
     assert own.list() == []
 
 
+def test_a_file_with_the_stated_digest_is_taken_in_either_case(own: Registry, store: Callable[..., str]) -> None:
+    source = store(_embedder())
+    digest = hashlib.sha256(Path(source).read_bytes()).hexdigest()
+
+    assert import_onnx(own, source, replace(OPTIONS, sha256=digest.upper())).provenance.source_sha256 == digest
+
+
+def test_a_file_with_another_digest_is_refused_and_both_are_told(own: Registry, store: Callable[..., str]) -> None:
+    source = store(_embedder())
+
+    message = _refusal(own, source, replace(OPTIONS, sha256="ab" * 32))
+
+    assert "ab" * 32 in message
+    assert hashlib.sha256(Path(source).read_bytes()).hexdigest() in message
+
+
+@pytest.mark.parametrize("digest", ["", "ab", "g" * 64, "a" * 64 + "\n"])
+def test_what_is_no_digest_is_refused(own: Registry, store: Callable[..., str], digest: str) -> None:
+    assert "64 hexadecimal digits" in _refusal(own, store(_embedder()), replace(OPTIONS, sha256=digest))
+
+
+@pytest.mark.parametrize("source", ["https://example.invalid/model.onnx", "pypi:some-model==1.0#model.onnx"])
+def test_a_file_from_elsewhere_is_not_fetched_without_a_digest(own: Registry, source: str) -> None:
+    assert "--sha256" in _refusal(own, source)
+
+
 def test_options_are_checked_before_anything_is_fetched(own: Registry) -> None:
     with pytest.raises(InvalidBundleError, match="width"):
         import_onnx(own, "https://example.invalid/model.onnx", replace(OPTIONS, input_size=(1, 1)))

@@ -63,7 +63,7 @@ def test_everything_is_there_again_after_reopening(path: Path) -> None:
         assert (subject.faces[1].quality, subject.faces[1].consent, subject.faces[1].has_crop) == (None, None, False)
         found = dict(after.vectors_of("lab", "Zoë Ångström"))
         np.testing.assert_array_equal(found[first[0][1].face_id], vectors[0])
-        by_collection = {name: (rows, matrix) for name, _, rows, matrix in after.vectors()}
+        by_collection = {name: (rows, matrix) for name, rows, matrix in after.vectors()}
         np.testing.assert_array_equal(by_collection["lab"][1], vectors)
         assert by_collection["empty"][0] == []
         assert by_collection["empty"][1].shape == (0, DIMENSION)
@@ -80,6 +80,27 @@ def test_the_same_name_in_two_collections_is_two_people(records: Records) -> Non
     assert len(records.subject("gate", "Ann").faces) == 1
     with pytest.raises(NotFoundError):
         records.subject("lab", "Ann")
+
+
+def test_settings_and_model_of_a_collection_are_found_without_counting_its_people(records: Records) -> None:
+    settings = CollectionSettings("door", 30, store_crops=True, target_fmr=1e-4)
+    records.put_collection("gate", settings, MODEL)
+    asked: list[str] = []
+    records._db.set_trace_callback(asked.append)
+
+    assert records.collection_info("gate") == (settings, MODEL)
+    assert records.model_of("gate") == MODEL
+    records.add_faces("gate", "Ann", new_faces(units(3, 1)))
+    records.subject("gate", "Ann")
+    records.vectors_of("gate", "Ann")
+    records.erase("gate", "Ann")
+    records.erase("gate")
+
+    assert asked
+    assert not any("count(" in statement for statement in asked)
+    for call in (records.collection_info, records.model_of):
+        with pytest.raises(NotFoundError, match="nowhere"):
+            call("nowhere")
 
 
 def test_putting_a_collection_again_changes_its_settings_and_never_its_model(records: Records) -> None:
@@ -216,6 +237,58 @@ def test_expired_faces_are_those_of_collections_with_a_retention_that_is_over(pa
         assert expired(ten + timedelta(days=1) + second) == sorted(("ten", face) for face in faces)
         assert {collection for collection, _ in expired(thirty + second)} == {"ten", "thirty"}
         assert len(expired(timedelta(days=10_000))) == 6
+
+
+def test_expired_faces_are_erased_oldest_first_and_in_portions_with_the_people_who_have_no_other(
+    path: Path, records: Records
+) -> None:
+    records.put_collection("lab", CollectionSettings("p", 1), MODEL)
+    (one, two), (three,) = (
+        [row for row, _ in records.add_faces("lab", name, new_faces(units(31, count)))]
+        for name, count in (("Ann", 2), ("Bob", 1))
+    )
+    _sql(path, "UPDATE faces SET created_at = '2020-02-20T12:00:00.000+00:00'")
+    _sql(path, "UPDATE faces SET created_at = '2020-02-10T12:00:00.000+00:00' WHERE id = ?", three)
+    _sql(path, "UPDATE faces SET created_at = '2020-02-15T12:00:00.000+00:00' WHERE id = ?", two)
+    later = datetime(2020, 3, 1, tzinfo=UTC)
+
+    assert records.erase_expired(later, 2) == {"lab": [three, two]}
+    assert [(each.name, each.faces) for each in records.subjects("lab", "", 5).subjects] == [("Ann", 1)]
+    assert records.erase_expired(later, 2) == {"lab": [one]}
+    assert records.subjects("lab", "", 5).subjects == []
+    assert records.erase_expired(later, 2) == {}
+
+
+def test_erased_bytes_are_remembered_until_they_are_overwritten_even_by_the_next_program(path: Path) -> None:
+    marker = path.with_suffix(".overwrite-pending")
+    with closing(Records(path)) as first:
+        first.put_collection("lab", SETTINGS, MODEL)
+        first.add_faces("lab", "Ann", new_faces(units(32, 1)))
+        assert not first.overwrite_pending
+        with pytest.raises(NotFoundError):
+            first.erase("lab", "Bob")
+        assert not marker.exists()
+
+        first.erase("lab", "Ann")
+
+        assert first.overwrite_pending
+        assert stat.S_IMODE(marker.stat().st_mode) == 0o600
+    with closing(Records(path)) as second:
+        assert second.overwrite_pending
+        second.overwrite_erased()
+        assert not second.overwrite_pending
+    assert not marker.exists()
+
+
+def test_where_bytes_could_not_be_remembered_nothing_is_erased(path: Path, records: Records) -> None:
+    records.add_faces("lab", "Ann", new_faces(units(33, 1)))
+    records._marker = path.parent / "no such folder" / "marker"
+
+    with pytest.raises(StorageError, match="cannot be written"):
+        records.erase("lab", "Ann")
+
+    assert len(records.subject("lab", "Ann").faces) == 1
+    assert not records.overwrite_pending
 
 
 def test_the_time_zone_of_now_does_not_matter(path: Path, records: Records) -> None:

@@ -3,13 +3,16 @@
 import base64
 import json
 import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
 import pytest
+from enrolment import files_with
 from live_server import LiveServer, live_server
 from photos import encode
 
+from models.registry import Registry
 from service.domain import Receipt
 from service.security.receipts import verify
 
@@ -328,3 +331,62 @@ def test_base64_photos_enrol_too(server: LiveServer, face_photo: bytes) -> None:
 
     assert answer.status_code == 201
     assert answer.json()["faces"][0]["consent"] == "c"
+
+
+def test_two_forms_of_one_name_are_one_person(server: LiveServer) -> None:
+    path = _collection(server, "forms")
+    composed, apart = "Zo\u00eb", "Zoe\u0308"
+    ids = [_enrol(server, path, composed, 1), _enrol(server, path, apart, 2)]
+
+    shown = server.client.get(f"{path}/subjects/{apart}").json()
+    verified = server.client.post(f"{path}/subjects/{apart}/verify", json={"embedding": _unit(2)}).json()
+
+    assert shown["subject"] == composed
+    assert [face["face_id"] for face in shown["faces"]] == ids
+    assert (verified["matched"], verified["face_id"]) == (True, ids[1])
+    assert server.client.delete(f"{path}/subjects/{apart}/faces/{ids[0]}").json()["face_ids"] == ids[:1]
+    receipt = server.client.delete(f"{path}/subjects/{apart}").json()
+    assert (receipt["subject"], receipt["face_ids"]) == (composed, ids[1:])
+    assert server.client.get(f"{path}/subjects/{composed}").status_code == 404
+
+
+@pytest.mark.parametrize("name", ["%20", "%20%20", "%EF%BF%BD", "a%FFb"])
+def test_a_name_that_is_blank_or_badly_encoded_is_refused(server: LiveServer, name: str) -> None:
+    path = _collection(server, f"names-{name.replace('%', '')}")
+
+    answer = server.client.post(f"{path}/subjects/{name}/faces", json={"embedding": _unit(0)})
+
+    assert answer.status_code == 400, answer.text
+    assert answer.json()["error"]["details"]["field"] == "subject"
+    assert server.client.get(f"{path}/subjects").json()["subjects"] == []
+
+
+def test_the_threshold_is_that_of_the_gallery_size_in_the_answer(server: LiveServer, registry: Registry) -> None:
+    path = _collection(server, "sizes")
+    calibration = registry.resolve("embedder").manifest.calibration
+    assert calibration is not None
+
+    for seed in range(3):
+        body = server.client.post(f"{path}/identify", json={"embedding": _unit(50)}).json()
+        assert body["gallery_size"] == seed
+        assert body["threshold"] == pytest.approx(calibration.threshold_for_gallery(0.01, seed).value)
+        _enrol(server, path, f"p{seed}", seed)
+
+
+def test_a_person_is_erased_with_a_receipt_while_another_program_reads_the_gallery(
+    models_dir: Path, tmp_path: Path
+) -> None:
+    with live_server(tmp_path, models_dir=str(models_dir)) as server:
+        path = _collection(server, "read")
+        face_id = _enrol(server, path, "Ann Unforgotten", 1)
+        with closing(sqlite3.connect(tmp_path / "gallery.sqlite3", isolation_level=None)) as reader:
+            reader.execute("BEGIN")
+            reader.execute("SELECT count(*) FROM faces").fetchone()
+
+            answer = server.client.delete(f"{path}/subjects/Ann Unforgotten")
+
+        assert answer.status_code == 200, answer.text
+        assert answer.json()["face_ids"] == [face_id]
+        assert verify(Receipt(**answer.json()))
+        assert server.client.delete(f"{path}/subjects/Ann Unforgotten").status_code == 404
+        assert files_with(tmp_path, b"Ann Unforgotten") == []

@@ -6,7 +6,8 @@ from numpy.typing import NDArray
 from scipy import optimize, stats
 
 from models.calibration import Calibration, Tail
-from training.calibrate import MIN_ERRORS, compare_all, fit, fit_logistic, fit_tail, threshold_at
+from training import calibrate
+from training.calibrate import MIN_ERRORS, _points, compare_all, fit, fit_logistic, fit_tail, threshold_at
 from training.data.people import DataError
 from training.embeddings import EmbeddedSet
 
@@ -288,6 +289,23 @@ def test_intervals_are_those_of_people_drawn_anew_with_all_of_their_pairs() -> N
     assert [point.threshold_low, point.threshold_high, point.tar_low, point.tar_high] == pytest.approx(expected)
 
 
+def test_pairs_tied_with_a_threshold_are_kept_out_of_its_interval_as_of_its_point() -> None:
+    """All pairs have one similarity, so nobody matches at any rate, whoever is drawn."""
+    people = np.repeat(np.arange(20), 3)
+    vectors = np.zeros((60, 61))
+    vectors[:, 0] = 1
+    vectors[np.arange(60), np.arange(1, 61)] = 1
+    data = _labelled(vectors, people)
+    pairs = compare_all(data)
+    assert len({*pairs.genuine.tolist(), *pairs.top_impostors.tolist()}) == 1
+
+    points = _points(data, pairs, [0.1, 0.05], rounds=10, seed=0)
+
+    for point in points:
+        assert point.threshold_low == point.threshold == point.threshold_high > pairs.top_impostors[0]
+        assert point.tar_low == point.tar == point.tar_high == 0
+
+
 def _width_of_naive_interval(data: EmbeddedSet, rate: float, rounds: int) -> float:
     """As if every impostor pair were independent of every other."""
     rng = np.random.default_rng(0)
@@ -424,6 +442,28 @@ def test_similarities_that_do_not_overlap_give_a_steep_but_finite_slope_between_
     assert logistic.slope * 0.1 + logistic.intercept < -5
 
 
+@pytest.mark.parametrize("deviation", [0.0, 0.001, 0.02, 0.05])
+@pytest.mark.parametrize(("genuine", "impostor"), [(0.8, 0.1), (0.9, -0.1), (0.5, 0.05)])
+def test_well_separated_similarities_are_fitted(genuine: float, impostor: float, deviation: float) -> None:
+    rng = np.random.default_rng(6)
+    a = rng.normal(genuine, deviation, 500).astype(np.float32)
+    b = rng.normal(impostor, deviation, 50_000).astype(np.float32)
+
+    logistic = fit_logistic(a, b)
+
+    assert np.isfinite([logistic.slope, logistic.intercept]).all()
+    assert impostor < -logistic.intercept / logistic.slope < genuine
+
+
+def test_a_probability_that_does_not_settle_is_refused_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    a, b = (scores.astype(np.float32) for scores in _normal_scores(5, 0.4, 0.1, 0.1))
+    monkeypatch.setattr(calibrate, "_SETTLED", 0.0)  # no step is smaller than that
+
+    with pytest.raises(DataError, match="cannot be fitted") as caught:
+        fit_logistic(a, b)
+    assert "\n" not in caught.value.message
+
+
 def test_people_no_more_like_themselves_than_like_others_are_refused_in_one_line() -> None:
     a, b = (scores.astype(np.float32) for scores in _normal_scores(5, 0.1, 0.4, 0.1))
 
@@ -500,6 +540,14 @@ def test_the_tail_of_people_states_rates_stricter_than_any_that_was_measured() -
 
 def test_without_enough_pairs_for_a_tail_there_is_none() -> None:
     assert fit(_people(17, [3] * 60), "synthetic", rounds=20).tail is None
+
+
+@pytest.mark.parametrize(
+    "exceedances",
+    [np.full(200, 0.02), np.full(200, 0.1 / 3), np.zeros(200), np.array([]), np.array([0.01]), np.eye(200)[0]],
+)
+def test_exceedances_that_are_all_alike_or_too_few_have_no_tail(exceedances: Floats) -> None:
+    assert fit_tail(exceedances, 1e-3, 0.3) is None
 
 
 # What cannot be calibrated on.

@@ -123,7 +123,7 @@ def test_a_detector_is_no_embedder(people: Path, registry: Registry, models_dir:
 
     line = _error_line(_run("evaluate", "--data", people, "--registry", models_dir, "--model", detector))
 
-    assert "is a detector, not a embedder" in line
+    assert "is a detector, not an embedder" in line
 
 
 def test_an_empty_folder_is_one_line(models_dir: Path, tmp_path: Path) -> None:
