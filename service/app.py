@@ -154,7 +154,13 @@ class _Server(uvicorn.Server):
         self._metrics = self._build_metrics(inference)
         self._grpc = GrpcServer(
             GrpcParts(inference.faces, self._people, self._access, self._metrics),
-            GrpcOptions(host, settings.grpc_port, settings.max_body_bytes, settings.request_timeout_s),
+            GrpcOptions(
+                host,
+                settings.grpc_port,
+                settings.max_body_bytes,
+                settings.request_timeout_s,
+                settings.max_pending_bytes,
+            ),
         )
         super().__init__(self._config())
 

@@ -42,7 +42,9 @@ class Settings(BaseSettings):
     max_image_bytes: int = Field(20 * 2**20, ge=1024, description="Largest image file.")
     max_image_pixels: int = Field(64_000_000, ge=4096, description="Most pixels of an image, told from its header.")
     max_body_bytes: int = Field(64 * 2**20, ge=4096, description="Largest request body or gRPC message.")
-    max_pending_bytes: int = Field(2**30, ge=2**20, description="Bodies of all open REST requests; then 429.")
+    max_pending_bytes: int = Field(
+        2**30, ge=2**20, description="Bodies of all open requests, over each protocol; then 429."
+    )
     max_batch: int = Field(8, ge=1, le=256, description="Most faces in one run of the embedder.")
     max_queue: int = Field(256, ge=1, description="Faces, and photos, that may wait; the next one gets 429.")
     request_timeout_s: float = Field(

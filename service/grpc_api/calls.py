@@ -1,140 +1,154 @@
-"""What every RPC passes: the key, an id, a deadline, metrics, and the one place where errors become a status."""
+"""What every RPC passes: the key, an id, limits, metrics, and the one place where errors become a status."""
 
 import asyncio
 import logging
 import re
 import time
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from typing import Any, NoReturn, TypeVar
 
 from models.errors import FaceError
 from service.errors import DeadlineExceededError
 from service.grpc_api.errors import STATUS
+from service.grpc_api.received import Budget, Received
+from service.grpc_api.window import Window
 from service.metrics import Metrics
+from service.pb.face_embedding.v1 import face_embedding_pb2 as pb
 from service.security.access import Access
 
 log = logging.getLogger("facesphere.grpc")
+M = TypeVar("M")
 T = TypeVar("T")
 Context = Any  # grpc.aio.ServicerContext is generic over the messages of each RPC
 
-# Items of one stream that are worked on at once; reading pauses beyond it, which slows the sender down.
-STREAM_WINDOW = 16
+# A status travels as metadata, of which clients take 8 KiB, and a character takes up to 12 bytes there. Over the limit,
+# the client drops the status, code and all.
+MAX_MESSAGE = 500
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 
 
 class Calls:
     """Runs the body of an RPC."""
 
-    def __init__(self, access: Access, metrics: Metrics, timeout_s: float) -> None:
+    def __init__(self, access: Access, metrics: Metrics, budget: Budget, timeout_s: float) -> None:
         self._access = access
         self._metrics = metrics
+        self._budget = budget
         self._timeout_s = timeout_s
 
-    async def unary(self, name: str, context: Context, work: Callable[[], Awaitable[T]]) -> T:
+    async def unary(self, name: str, context: Context, received: Received[M], work: Callable[[M], Awaitable[T]]) -> T:
         """One request, one answer.
 
         Raises:
             grpc.aio.AbortError: with the status of the error, after the key was refused or the work failed.
         """
-        began, request_id, code = time.perf_counter(), _request_id(context), "ok"
+        request_id = _request_id(context)
+
+        async def authorized() -> T:
+            self._authorize(context)
+            return await self._limited(received, work)
+
+        try:
+            with self._metrics.open.labels("grpc").track_inprogress():
+                return await self._counted(name, request_id, authorized)
+        except FaceError as error:
+            await _abort(context, error, request_id)
+
+    async def stream(
+        self, name: str, context: Context, work: Callable[[M], Awaitable[T]], failed: Callable[[M, pb.Error], T]
+    ) -> None:
+        """Many requests, one answer each, in the order in which they are done. One that fails does not end the stream.
+
+        It writes the answers itself. A generator would stay suspended when the caller hangs up, until it is collected.
+
+        Raises:
+            grpc.aio.AbortError: the key was refused, or bytes came that are no request.
+        """
+        began, request_id = time.perf_counter(), _request_id(context)
+
+        def begin(received: Received[M]) -> Awaitable[T]:
+            received.decoded()  # what cannot be decoded has no id to answer by: it ends the stream
+            return self._item(name, request_id, received, work, failed)
+
         try:
             with self._metrics.open.labels("grpc").track_inprogress():
                 self._authorize(context)
-                return await self._within_deadline(work())
+                await _answer_all(context, begin)
         except FaceError as error:
-            code = error.code
+            self._metrics.observe("grpc", name, error.code, time.perf_counter() - began)
             await _abort(context, error, request_id)
-        except Exception:
-            code = "internal"
-            log.exception("request %s failed", request_id)
-            await _abort(context, _unexpected(), request_id)
+
+    async def _item(
+        self,
+        name: str,
+        request_id: str,
+        received: Received[M],
+        work: Callable[[M], Awaitable[T]],
+        failed: Callable[[M, pb.Error], T],
+    ) -> T:
+        try:
+            return await self._counted(name, request_id, lambda: self._limited(received, work))
+        except FaceError as error:
+            return failed(received.decoded(), pb.Error(code=error.code, message=_cut(error.message)))
+
+    async def _counted(self, name: str, request_id: str, action: Callable[[], Awaitable[T]]) -> T:
+        """Count the outcome, before the caller hears of it; whatever fails is raised as a FaceError."""
+        # A caller who hangs up cancels this, which is neither an error nor an answer.
+        began, code = time.perf_counter(), "cancelled"
+        try:
+            answer = await action()
+            code = "ok"
+            return answer
+        except Exception as problem:
+            error = _visible(problem, request_id)
+            code = error.code
+            if error is problem:
+                raise
+            raise error from problem
         finally:
             self._metrics.observe("grpc", name, code, time.perf_counter() - began)
-
-    async def stream(
-        self, name: str, context: Context, requests: AsyncIterator[Any], answer: Callable[[Any], Awaitable[T]]
-    ) -> AsyncIterator[T]:
-        """Many requests, one answer each, in the order in which they are done. `answer` never raises a FaceError."""
-        request_id = _request_id(context)
-        try:
-            self._authorize(context)
-        except FaceError as error:
-            await _abort(context, error, request_id)
-        window: set[asyncio.Future[T]] = set()
-        reader = _Reader(requests)
-        try:
-            while window or not reader.done:
-                waiting = {*window, *reader.next_if(len(window) < STREAM_WINDOW)}
-                done, _ = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
-                for request in reader.taken(done):
-                    window.add(asyncio.ensure_future(self._timed(name, answer(request))))
-                for future in done & window:
-                    window.discard(future)
-                    yield future.result()
-        finally:
-            for future in {*window, *reader.next_if(True)}:
-                future.cancel()
-
-    def error_code(self, error: Exception, context: Context) -> tuple[str, str]:
-        """Code and message for an item of a stream that failed."""
-        if isinstance(error, FaceError):
-            return error.code, error.message
-        log.error("an item of stream %s failed", _request_id(context), exc_info=error)
-        return _unexpected().code, _unexpected().message
 
     def _authorize(self, context: Context) -> None:
         self._access.check(_metadata(context).get("authorization"))
 
-    async def _timed(self, name: str, work: Awaitable[T]) -> T:
-        began = time.perf_counter()
-        try:
-            return await work
-        finally:
-            self._metrics.observe("grpc", name, "item", time.perf_counter() - began)
-
-    async def _within_deadline(self, work: Awaitable[T]) -> T:
-        try:
-            async with asyncio.timeout(self._timeout_s):
-                return await work
-        except TimeoutError as error:
-            raise DeadlineExceededError(f"the request took longer than {self._timeout_s:g} s") from error
+    async def _limited(self, received: Received[M], work: Callable[[M], Awaitable[T]]) -> T:
+        """The work, within the memory and the time that there is for it."""
+        with self._budget.hold(received.size):
+            try:
+                async with asyncio.timeout(self._timeout_s):
+                    return await work(received.decoded())
+            except TimeoutError as error:
+                raise DeadlineExceededError(f"the request took longer than {self._timeout_s:g} s") from error
 
 
-class _Reader:
-    """Reads a request stream one message ahead, so that waiting for it can be mixed with waiting for answers."""
-
-    def __init__(self, requests: AsyncIterator[Any]) -> None:
-        self._requests = requests
-        self._next: asyncio.Future[Any] | None = None
-        self.done = False
-
-    def next_if(self, wanted: bool) -> "list[asyncio.Future[Any]]":
-        """The read that is under way, or a new one if wanted."""
-        if self._next is None and wanted and not self.done:
-            self._next = asyncio.ensure_future(anext(self._requests, None))
-        return [self._next] if self._next is not None else []
-
-    def taken(self, done: "set[asyncio.Future[Any]]") -> list[Any]:
-        """The message, if the read is among those that are done."""
-        if self._next is None or self._next not in done:
-            return []
-        message, self._next = self._next.result(), None
-        if message is None:
-            self.done = True
-            return []
-        return [message]
+async def _answer_all(context: Context, begin: Callable[[Received[M]], Awaitable[T]]) -> None:
+    window = Window(context.read, begin)
+    try:
+        while window.open:
+            for answer in await window.done():
+                await context.write(answer)
+    finally:
+        await window.close()
 
 
 async def _abort(context: Context, error: FaceError, request_id: str) -> NoReturn:
     trailing = [("error-code", error.code), ("x-request-id", request_id)]
     if "retry_after_s" in error.details:
         trailing.append(("retry-after", str(error.details["retry_after_s"])))
-    await context.abort(STATUS[error.code], error.message, tuple(trailing))
+    await context.abort(STATUS[error.code], _cut(error.message), tuple(trailing))
     raise AssertionError("abort raises")
 
 
-def _unexpected() -> FaceError:
+def _cut(message: str) -> str:
+    return message if len(message) <= MAX_MESSAGE else message[: MAX_MESSAGE - 1] + "…"
+
+
+def _visible(problem: Exception, request_id: str) -> FaceError:
+    """What the caller gets to see; of a bug only that there is one."""
+    if isinstance(problem, FaceError):
+        return problem
+    log.error("request %s failed", request_id, exc_info=problem)
     return FaceError("an unexpected error; the log names the request")
 
 

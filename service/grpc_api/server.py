@@ -12,6 +12,7 @@ from service.faces import Faces
 from service.grpc_api.calls import Calls
 from service.grpc_api.face_embedding import FaceEmbedding
 from service.grpc_api.gallery import Gallery
+from service.grpc_api.received import Budget, Decoding
 from service.metrics import Metrics
 from service.pb.face_embedding.v1 import face_embedding_pb2 as pb
 from service.pb.face_embedding.v1 import face_embedding_pb2_grpc as pb_grpc
@@ -39,6 +40,7 @@ class GrpcOptions:
     port: int
     max_message_bytes: int
     request_timeout_s: float
+    max_pending_bytes: int = 2**30
 
 
 class GrpcServer:
@@ -59,11 +61,12 @@ class GrpcServer:
         """
         options = self._options
         server = grpc.aio.server(
+            interceptors=[Decoding(SERVICES)],
             options=[
                 ("grpc.max_receive_message_length", options.max_message_bytes),
                 ("grpc.max_send_message_length", -1),
                 ("grpc.so_reuseport", 0),  # else a second server would silently share the port
-            ]
+            ],
         )
         self._register(server)
         host = f"[{options.host}]" if ":" in options.host else options.host
@@ -87,7 +90,8 @@ class GrpcServer:
 
     def _register(self, server: grpc.aio.Server) -> None:
         parts = self._parts
-        calls = Calls(parts.access, parts.metrics, self._options.request_timeout_s)
+        budget = Budget(self._options.max_pending_bytes)
+        calls = Calls(parts.access, parts.metrics, budget, self._options.request_timeout_s)
         pb_grpc.add_FaceEmbeddingServicer_to_server(FaceEmbedding(parts.faces, calls), server)  # type: ignore[no-untyped-call]
         pb_grpc.add_GalleryServicer_to_server(  # type: ignore[no-untyped-call]
             Gallery(parts.people, parts.faces.model, calls), server
