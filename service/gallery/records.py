@@ -26,45 +26,10 @@ from service.domain import (
     Vector,
 )
 from service.errors import NotFoundError, StorageError, StorageFullError
+from service.gallery.schema import prepare
 
 Row = tuple[Any, ...]
 
-SCHEMA_VERSION = 1
-_SCHEMA = """
-CREATE TABLE collections (
-    id INTEGER PRIMARY KEY,
-    name TEXT NOT NULL UNIQUE,
-    purpose TEXT NOT NULL,
-    retention_days INTEGER,
-    store_crops INTEGER NOT NULL,
-    target_fmr REAL,
-    model_id TEXT NOT NULL,
-    contract_id TEXT NOT NULL,
-    dimension INTEGER NOT NULL,
-    created_at TEXT NOT NULL
-) STRICT;
-CREATE TABLE subjects (
-    id INTEGER PRIMARY KEY,
-    collection INTEGER NOT NULL REFERENCES collections ON DELETE CASCADE,
-    name TEXT NOT NULL,
-    created_at TEXT NOT NULL,
-    UNIQUE (collection, name)
-) STRICT;
--- AUTOINCREMENT: a row number is never used twice, so the index in memory cannot mistake a new face for an erased one.
-CREATE TABLE faces (
-    id INTEGER PRIMARY KEY AUTOINCREMENT,
-    face_id TEXT NOT NULL UNIQUE,
-    subject INTEGER NOT NULL REFERENCES subjects ON DELETE CASCADE,
-    contract_id TEXT NOT NULL,
-    vector BLOB NOT NULL,
-    quality REAL,
-    consent TEXT,
-    crop BLOB,
-    created_at TEXT NOT NULL
-) STRICT;
-CREATE INDEX faces_of_subject ON faces (subject);
-CREATE INDEX faces_by_age ON faces (created_at);
-"""
 _WAIT_MS = 5000
 _WAIT_TO_OVERWRITE_MS = 200  # an answer waits for this; a reader that stays longer is left to the next attempt
 _FACE = "faces.face_id, faces.quality, faces.consent, faces.crop IS NOT NULL, faces.created_at"
@@ -88,7 +53,7 @@ class Records:
             self._db = sqlite3.connect(path, _WAIT_MS / 1000, check_same_thread=False, isolation_level=None)
             with contextlib.ExitStack() as undo:
                 undo.callback(self._db.close)
-                self._prepare()
+                prepare(self._db)
                 self._pending = self._marker.exists()
                 undo.pop_all()
         except (OSError, sqlite3.DatabaseError) as error:
@@ -287,8 +252,8 @@ class Records:
         """Leave no byte of what was erased in the files.
 
         SQLite zeroes deleted cells (secure_delete), but a cell that once moved to another page has left a copy in the
-        gap behind it, and the write-ahead log holds old pages. So the file is written anew and the log emptied. The
-        time grows with the gallery: about half a second at 100,000 faces.
+        gap behind it, and the write-ahead log holds old pages. So the file is written anew and the log emptied, which
+        takes longer the larger the gallery is.
 
         Raises:
             StorageError: it is erased, but its bytes may still be on the disk: `overwrite_pending` stays true.
@@ -315,19 +280,6 @@ class Records:
             " AND julianday(f.created_at) + c.retention_days <= julianday(?) ORDER BY f.created_at LIMIT ?",
             (now.isoformat(), limit),
         )
-
-    def _prepare(self) -> None:
-        self._db.execute("PRAGMA foreign_keys = ON")
-        self._db.execute("PRAGMA journal_mode = WAL")
-        # WAL with NORMAL loses commits at a power loss: an answer must mean that it is on the disk.
-        self._db.execute("PRAGMA synchronous = FULL")
-        self._db.execute("PRAGMA secure_delete = ON")
-        self._db.execute("PRAGMA temp_store = MEMORY")  # VACUUM's copy of the gallery stays out of the temp folder
-        (version,) = self._db.execute("PRAGMA user_version").fetchone()
-        if version == 0:
-            self._db.executescript(f"BEGIN IMMEDIATE; {_SCHEMA} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;")
-        elif version != SCHEMA_VERSION:
-            raise StorageError(f"the gallery has schema version {version}, this program knows {SCHEMA_VERSION}")
 
     def _empty_log(self) -> None:
         busy, _, _ = self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()

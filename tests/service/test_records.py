@@ -17,7 +17,8 @@ from photos import ROOT
 
 from service.domain import CollectionSettings, ModelInfo
 from service.errors import NotFoundError, StorageError, StorageFullError
-from service.gallery.records import SCHEMA_VERSION, Records
+from service.gallery.records import Records
+from service.gallery.schema import SCHEMA_VERSION
 
 
 @pytest.fixture
