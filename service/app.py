@@ -104,7 +104,8 @@ def build_inference(settings: Settings, registry: Registry) -> Inference:
 def raise_file_limit() -> None:
     """Allow as many open connections as the system does; the usual default is a thousand."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    with contextlib.suppress(OSError, ValueError):  # some systems name a limit that they then refuse
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def serve(settings: Settings) -> None:

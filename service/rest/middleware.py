@@ -68,7 +68,7 @@ class SameSite:
         if self._loopback_only and not is_loopback(_host_name(host)):
             return f"without a key this server answers only to this machine's own names, not to {host!r}"
         origin = headers.get("origin")
-        if origin is not None and urlsplit(origin).netloc != host:
+        if origin is not None and _site(origin) != host.lower():
             return f"requests from the site {origin} are not accepted"
         return None
 
@@ -229,6 +229,14 @@ async def _cancel(*tasks: "asyncio.Future[None]") -> None:
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _site(origin: str) -> str | None:
+    """Host and port of an Origin header; None if it is no address of a site."""
+    try:
+        return urlsplit(origin.lower()).netloc or None
+    except ValueError:
+        return None
 
 
 def _host_name(host: str) -> str:

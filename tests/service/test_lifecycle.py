@@ -167,6 +167,10 @@ def test_other_sites_and_other_names_are_kept_out(server: LiveServer, face_photo
     rebound = server.client.post("/detect", files=files, headers={"host": "evil.example:8000"})
     own = server.client.post("/detect", files=files, headers={"origin": server.http})
 
+    for malformed in ("http://[", "http://[x]:y", "null", ""):
+        answer = server.client.post("/detect", files=files, headers={"origin": malformed})
+        assert (answer.status_code, answer.json()["error"]["code"]) == (403, "permission_denied"), malformed
+    assert "Traceback" not in "".join(server.log)
     assert (foreign.status_code, rebound.status_code, own.status_code) == (403, 403, 200)
     assert foreign.json()["error"]["code"] == "permission_denied"
 
