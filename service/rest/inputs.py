@@ -158,7 +158,7 @@ def to_probe(body: ProbeBody, name: str = "") -> Probe:
 
 
 def from_base64(text: str, name: str) -> bytes:
-    """Bytes of a base64 text; the prefix of a data URL is skipped.
+    """Bytes of a base64 text; the prefix of a data URL is skipped, and so are line breaks, which many tools put in.
 
     Raises:
         InvalidRequestError: it is not base64.
@@ -166,7 +166,7 @@ def from_base64(text: str, name: str) -> bytes:
     if text.startswith("data:"):
         text = text.partition(",")[2]
     try:
-        return base64.b64decode(text, validate=True)
+        return base64.b64decode("".join(text.split()), validate=True)
     except (binascii.Error, ValueError) as error:
         raise InvalidRequestError(f"{name} is not base64", field=name) from error
 

@@ -55,7 +55,9 @@ def test_part_raw_body_and_base64_give_the_same_embedding(server: LiveServer, fa
     text = server.client.post("/embed", json={"image": _base64(face_photo)}).json()
     data_url = server.client.post("/embed", json={"image": "data:image/jpeg;base64," + _base64(face_photo)}).json()
 
-    assert part == raw == text == data_url
+    wrapped = server.client.post("/embed", json={"image": base64.encodebytes(face_photo).decode()}).json()
+
+    assert part == raw == text == data_url == wrapped
     embedding = np.array(part["faces"][0]["embedding"])
     assert embedding.shape == (part["model"]["dimension"],)
     assert np.linalg.norm(embedding) == pytest.approx(1, abs=1e-5)
