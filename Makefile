@@ -5,6 +5,9 @@ BIN := $(VENV)/bin
 # Which build of ONNX Runtime: cpu, gpu or openvino.
 RUNTIME ?= cpu
 DATA ?= data
+# Tests and training on a CPU need no CUDA build of several GB; without this index plain PyPI would give one. Empty: take PyPI's.
+TORCH ?= torch==2.13.0
+TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 
 # The builds write one folder: installed over each other, none of them is whole.
 remove_other_runtimes = rm -f $(VENV)/.serve-* && \
@@ -51,5 +54,6 @@ $(VENV)/.serve-$(RUNTIME): pyproject.toml | $(BIN)/pip
 
 $(VENV)/.dev: pyproject.toml | $(BIN)/pip
 	$(remove_other_runtimes)
-	$(BIN)/pip install --quiet -e ".[$(RUNTIME),dev]"
+	$(BIN)/pip install --quiet --retries 1 --no-deps $(addprefix --extra-index-url ,$(TORCH_INDEX)) "$(TORCH)"
+	$(BIN)/pip install --quiet -e ".[$(RUNTIME),train,dev]"
 	touch $@ $(VENV)/.serve-$(RUNTIME)

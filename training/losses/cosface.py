@@ -1,0 +1,20 @@
+"""Large margin cosine loss (Wang et al., "CosFace", CVPR 2018): logits s (cos t_j - margin [j = y])."""
+
+from torch import Tensor
+
+from training.losses.classification import ClassificationLoss, norms, of_target, with_target
+
+
+class CosFace(ClassificationLoss):
+    """CosFace with scale s and an additive margin on the cosine."""
+
+    def __init__(self, feature_dim: int, num_classes: int, scale: float = 64.0, margin: float = 0.35) -> None:
+        super().__init__(feature_dim, num_classes)
+        if scale <= 0 or not 0 <= margin <= 1:
+            raise ValueError(f"scale must be positive and margin between 0 and 1, got {scale} and {margin}")
+        self.scale, self.margin = scale, margin
+
+    def logits(self, features: Tensor, weight: Tensor, labels: Tensor) -> Tensor:
+        """Eq. 4."""
+        cosine = (features / norms(features)) @ (weight / norms(weight)).T
+        return self.scale * with_target(cosine, labels, of_target(cosine, labels) - self.margin)
