@@ -127,7 +127,7 @@ def test_cosface_and_arcface_are_their_definitions() -> None:
             cosine[i, label] = shifted(np.arccos(cosine[i, label]))
         logits = torch.from_numpy(8 * cosine)
 
-        assert float(loss(features, labels).detach()) == pytest.approx(float(F.cross_entropy(logits, labels)), rel=1e-9)
+        assert loss(features, labels).item() == pytest.approx(F.cross_entropy(logits, labels).item(), rel=1e-9)
 
 
 def test_a_margin_of_1_is_softmax() -> None:
@@ -151,7 +151,7 @@ def test_an_endless_lambda_is_a_margin_of_1(name: str) -> None:
 @pytest.mark.parametrize("name", ["l_softmax", "a_softmax"])
 def test_a_larger_margin_never_lowers_the_loss(name: str) -> None:
     features, labels = _batch(n=200)
-    losses = [float(_loss(name, margin=m)(features, labels)) for m in MARGINS]
+    losses = [_loss(name, margin=m)(features, labels).item() for m in MARGINS]
 
     assert losses == sorted(losses)
     assert losses[0] < losses[3]
@@ -257,7 +257,7 @@ def test_center_is_half_the_mean_squared_distance_and_leaves_the_centres() -> No
     value = loss(features, labels)
 
     expected = 0.5 * np.mean([((x - before[y]) ** 2).sum().item() for x, y in zip(features, labels, strict=True)])
-    assert float(value) == pytest.approx(expected)
+    assert value.item() == pytest.approx(expected)
     assert torch.equal(loss.centers, before)
     assert list(loss.parameters()) == []
     assert "centers" in loss.state_dict()
@@ -303,7 +303,7 @@ def test_mining_is_what_brute_force_finds(mining: str, seed: int) -> None:
     terms = [float(distance[a, p] - distance[a, q] + 0.2) for a, p, q in triplets]
     loss = LOSSES["triplet"](margin=0.2, mining=mining)
 
-    value = float(loss(features, labels))
+    value = loss(features, labels).item()
 
     assert loss.last.count == len(triplets)
     assert value == pytest.approx(np.mean(np.maximum(terms, 0)), rel=1e-9)
@@ -323,7 +323,7 @@ def test_a_batch_without_triplets_costs_nothing_and_still_has_a_gradient() -> No
     value = LOSSES["triplet"](mining="hard")(features, torch.tensor([0, 1, 2, 3]))
     value.backward()
 
-    assert float(value) == 0
+    assert value.item() == 0
     assert torch.equal(features.grad, torch.zeros(4, 3))
 
 
@@ -332,7 +332,7 @@ def test_a_collapsed_batch_shows_as_distance_0_with_the_loss_at_the_margin() -> 
 
     value = loss(torch.ones(6, 3), torch.tensor([0, 0, 1, 1, 2, 2]))
 
-    assert float(value) == pytest.approx(0.2)
+    assert value.item() == pytest.approx(0.2)
     found = (loss.last.active, loss.last.positive_distance, loss.last.negative_distance)
     assert found == pytest.approx((1, 0, 0), abs=1e-6)
 
@@ -393,10 +393,10 @@ def test_every_classification_loss_separates_simple_classes(name: str) -> None:
     features = (torch.eye(3)[labels] + 0.3 * torch.randn(120, 3)).requires_grad_()
     loss = LOSSES[name](3, 3, **({"margin": 2} if name.endswith("_softmax") else {}))
     optimiser = torch.optim.SGD([features, *loss.parameters()], lr=1.0)
-    before = float(loss(features, labels))
+    before = loss(features, labels).item()
     for _ in range(50):
         optimiser.zero_grad()
         loss(features, labels).backward()
         optimiser.step()
 
-    assert float(loss(features, labels)) < before / 2
+    assert loss(features, labels).item() < before / 2
