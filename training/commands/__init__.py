@@ -1,0 +1,1 @@
+"""The commands of facesphere-train, one a file. What needs torch is imported when a command runs, not before."""
