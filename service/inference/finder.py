@@ -38,26 +38,35 @@ class FaceFinder:
             InvalidRequestError: it has not the shape of the template.
             FaceError: the bytes are no acceptable image.
         """
-        image = decode(data, self._limits)
-        template = self._template
-        height, width = image.shape[:2]
-        if width * template.height != height * template.width:
-            raise InvalidRequestError(
-                f"an aligned crop must have the shape {template.width}:{template.height}, this is {width} x {height}"
-            )
-        crop = image
-        if width != template.width:
-            how = cv2.INTER_AREA if width > template.width else cv2.INTER_LINEAR
-            crop = cv2.resize(image, (template.width, template.height), interpolation=how)
-        landmarks = template.points * (width / template.width)
-        box = (0.0, 0.0, float(width), float(height))
-        return CroppedPhoto(width, height, [_cropped(box, landmarks, 1.0, crop)])
+        return whole(data, self._template, self._limits)
 
     def _cut(self, image: Pixels, detections: Detections, index: int) -> CroppedFace:
         landmarks = detections.landmarks[index].astype(np.float64)
         x1, y1, x2, y2 = detections.boxes[index].tolist()
         crop = align(image, landmarks, self._template)
         return _cropped((x1, y1, x2, y2), landmarks, float(detections.scores[index]), crop)
+
+
+def whole(data: bytes, template: Template, limits: ImageLimits) -> CroppedPhoto:
+    """FaceFinder.whole, for those who have no detector.
+
+    Raises:
+        InvalidRequestError: it has not the shape of the template.
+        FaceError: the bytes are no acceptable image.
+    """
+    image = decode(data, limits)
+    height, width = image.shape[:2]
+    if width * template.height != height * template.width:
+        raise InvalidRequestError(
+            f"an aligned crop must have the shape {template.width}:{template.height}, this is {width} x {height}"
+        )
+    crop = image
+    if width != template.width:
+        how = cv2.INTER_AREA if width > template.width else cv2.INTER_LINEAR
+        crop = cv2.resize(image, (template.width, template.height), interpolation=how)
+    landmarks = template.points * (width / template.width)
+    box = (0.0, 0.0, float(width), float(height))
+    return CroppedPhoto(width, height, [_cropped(box, landmarks, 1.0, crop)])
 
 
 def _cropped(box: tuple[float, float, float, float], landmarks: np.ndarray, score: float, crop: Pixels) -> CroppedFace:
