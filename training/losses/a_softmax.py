@@ -10,18 +10,18 @@ authors' Caffe layer detaches parts of it.
 
 from torch import Tensor
 
-from training.losses.classification import AnnealedLoss, norms, of_target, with_target
+from training.losses.classification import AnnealedLoss, directions, norms
 from training.losses.margin import psi
 
 
 class ASoftmax(AnnealedLoss):
     """A-Softmax with integer margin m >= 1; m = 1 is softmax with normalised weights."""
 
-    def logits(self, features: Tensor, weight: Tensor, labels: Tensor) -> Tensor:
+    def plain(self, features: Tensor, weight: Tensor) -> Tensor:
+        """|x| cos t_j."""
+        return features @ directions(weight).T
+
+    def target(self, features: Tensor, weight: Tensor, plain: Tensor) -> Tensor:
         """Eq. 6 and 7, with the annealing of the appendix."""
-        plain = features @ (weight / norms(weight)).T  # |x| cos t_j
         length = norms(features)[:, 0]
-        projected = of_target(plain, labels)
-        cosine = (projected / length).clamp(-1, 1)
-        share = self.lambda_
-        return with_target(plain, labels, (length * psi(cosine, self.margin) + share * projected) / (1 + share))
+        return self.annealed(length * psi(plain / length, self.margin), plain)

@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from training.losses.classification import ClassificationLoss, norms, of_target, with_target
+from training.losses.classification import ClassificationLoss, directions
 
 
 class CosFace(ClassificationLoss):
@@ -14,7 +14,10 @@ class CosFace(ClassificationLoss):
             raise ValueError(f"scale must be positive and margin between 0 and 1, got {scale} and {margin}")
         self.scale, self.margin = scale, margin
 
-    def logits(self, features: Tensor, weight: Tensor, labels: Tensor) -> Tensor:
+    def plain(self, features: Tensor, weight: Tensor) -> Tensor:
+        """s cos t_j."""
+        return (self.scale * directions(features)) @ directions(weight).T
+
+    def target(self, features: Tensor, weight: Tensor, plain: Tensor) -> Tensor:
         """Eq. 4."""
-        cosine = (features / norms(features)) @ (weight / norms(weight)).T
-        return self.scale * with_target(cosine, labels, of_target(cosine, labels) - self.margin)
+        return plain - self.scale * self.margin

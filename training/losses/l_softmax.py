@@ -9,18 +9,18 @@ their weights.
 
 from torch import Tensor
 
-from training.losses.classification import AnnealedLoss, norms, of_target, with_target
+from training.losses.classification import AnnealedLoss, norms
 from training.losses.margin import psi
 
 
 class LSoftmax(AnnealedLoss):
     """L-Softmax with integer margin m >= 1; m = 1 is softmax."""
 
-    def logits(self, features: Tensor, weight: Tensor, labels: Tensor) -> Tensor:
+    def plain(self, features: Tensor, weight: Tensor) -> Tensor:
+        """W_j . x."""
+        return features @ weight.T
+
+    def target(self, features: Tensor, weight: Tensor, plain: Tensor) -> Tensor:
         """Eq. 4 and 6, with the annealing of section 5.1."""
-        plain = features @ weight.T
-        scale = norms(features)[:, 0] * norms(weight)[labels, 0]
-        projected = of_target(plain, labels)
-        cosine = (projected / scale).clamp(-1, 1)
-        share = self.lambda_
-        return with_target(plain, labels, (scale * psi(cosine, self.margin) + share * projected) / (1 + share))
+        scale = (norms(features) * norms(weight))[:, 0]
+        return self.annealed(scale * psi(plain / scale, self.margin), plain)

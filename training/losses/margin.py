@@ -32,15 +32,22 @@ class Annealing:
     minimum: float = 5.0
 
     def __post_init__(self) -> None:
-        if min(self.base, self.gamma, self.power, self.minimum) < 0:
-            raise ValueError("base, gamma, power and minimum of an annealing must not be negative")
+        if not all(0 <= number < math.inf for number in (self.base, self.gamma, self.power, self.minimum)):
+            raise ValueError("base, gamma, power and minimum of an annealing must be finite and not negative")
 
     @staticmethod
     def of(value: "Annealing | Sequence[float] | Mapping[str, float] | None") -> "Annealing | None":
-        """An annealing out of its four numbers in order, or by name; None stays None, and means lambda = 0."""
+        """An annealing out of its four numbers in order, or by name; None stays None, and means lambda = 0.
+
+        Raises:
+            ValueError: a name that is none of the four, more numbers than four, or what is no number or negative.
+        """
         if value is None or isinstance(value, Annealing):
             return value
-        return Annealing(**value) if isinstance(value, Mapping) else Annealing(*value)
+        try:
+            return Annealing(**value) if isinstance(value, Mapping) else Annealing(*value)
+        except TypeError:
+            raise ValueError(f"annealing is base, gamma, power and minimum, as numbers; got {value!r}") from None
 
     def at(self, iteration: int) -> float:
         """lambda of an iteration."""
@@ -62,7 +69,8 @@ def psi(cosine: Tensor, margin: int) -> Tensor:
     """psi as a function of cos t.
 
     Args:
-        cosine: any shape, values in [-1, 1].
+        cosine: any shape, values in [-1, 1]; one that rounding puts outside goes on with the outer piece's polynomial,
+            where a clamp would lose its gradient.
         margin: m >= 1.
 
     Returns:

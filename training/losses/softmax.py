@@ -6,8 +6,8 @@ from training.losses.classification import ClassificationLoss
 
 
 class Softmax(ClassificationLoss):
-    """-log( exp(W_y . x) / sum_j exp(W_j . x) ), mean over the batch."""
+    """-log( exp(W_y . x) / sum_j exp(W_j . x) ), mean over the batch; the target has no margin."""
 
-    def logits(self, features: Tensor, weight: Tensor, labels: Tensor) -> Tensor:
+    def plain(self, features: Tensor, weight: Tensor) -> Tensor:
         """W_j . x."""
         return features @ weight.T

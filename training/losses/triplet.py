@@ -17,9 +17,8 @@ from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from training.losses.classification import full_precision
+from training.losses.classification import directions, full_precision
 
 Mining = Literal["all", "semi_hard", "hard", "batch_hard"]
 
@@ -52,12 +51,12 @@ class Triplet(nn.Module):
     def forward(self, features: Tensor, labels: Tensor) -> Tensor:
         """The loss, a scalar; zero with a gradient of zero if there is no triplet."""
         with torch.autocast(features.device.type, enabled=False):
-            distances = squared_distances(F.normalize(full_precision(features), dim=1))
+            distances = squared_distances(directions(full_precision(features)))
             positive, negative = self._mine(distances, labels)
             violation = positive - negative + self.margin
             self._note(violation, positive, negative)
             if len(violation) == 0:
-                return features.sum() * 0
+                return distances.sum() * 0
             return violation.clamp_min(0).mean()
 
     def _mine(self, distances: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
