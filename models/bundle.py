@@ -1,4 +1,4 @@
-"""A bundle: model.onnx and manifest.json, all that is needed to use a model, in one folder.
+"""A bundle: model.onnx and manifest.json, all that is needed to use a model, in one folder; card.md is for its readers.
 
 The manifest carries what usually gets lost between a trainer and a server: channel order, scaling, alignment template,
 dimension, licence, where the file came from, and the calibration that turns a cosine into a decision.
@@ -19,6 +19,8 @@ from models.errors import InvalidBundleError
 
 MANIFEST = "manifest.json"
 MODEL = "model.onnx"
+CARD = "card.md"
+MAX_CARD_BYTES = 64 * 1024  # a page or ten; what is longer belongs beside the model and not into every copy of it
 
 Triple = tuple[float, float, float]
 ModelId = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
@@ -66,7 +68,10 @@ class Provenance(_Frozen):
 
 
 class Manifest(_Frozen):
-    """manifest.json, checked field by field; an unknown key is an error."""
+    """manifest.json, checked field by field; an unknown key is an error.
+
+    With `mirror` a crop's vector is that of its mirror image added to its own, before both are scaled to unit length.
+    """
 
     format: Literal[1] = 1
     id: ModelId
@@ -76,6 +81,7 @@ class Manifest(_Frozen):
     input: InputSpec
     template: str | None = None
     dimension: int | None = Field(default=None, ge=2, le=8192)
+    mirror: bool = False
     contract_id: str = ""
     licence: Licence
     provenance: Provenance
@@ -85,6 +91,8 @@ class Manifest(_Frozen):
     @model_validator(mode="after")
     def _embedder_is_whole(self) -> "Manifest":
         if self.kind == "detector":
+            if self.mirror:
+                raise ValueError("mirror is for embedders: a detector has no vectors to add")
             return self
         if self.template not in TEMPLATE_NAMES or self.dimension is None:
             raise ValueError(f"an embedder needs a dimension and a template out of {', '.join(TEMPLATE_NAMES)}")
@@ -104,17 +112,19 @@ class Manifest(_Frozen):
 
 
 def contract_id(manifest: Manifest) -> str:
-    """Hash of everything that changes a vector: weights, input, alignment, dimension. 16 hexadecimal digits.
+    """Hash of everything that changes a vector: weights, input, alignment, dimension, mirror. 16 hexadecimal digits.
 
     Name, licence, metrics and calibration are left out: changing them leaves old vectors comparable with new ones.
     """
-    meaning = {
+    meaning: dict[str, Any] = {
         "kind": manifest.kind,
         "model_sha256": manifest.model_sha256,
         "input": manifest.input.model_dump(mode="json"),
         "template": manifest.template,
         "dimension": manifest.dimension,
     }
+    if manifest.mirror:  # only then: contracts from before there was a choice keep their name
+        meaning["mirror"] = True
     canonical = json.dumps(meaning, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).hexdigest()[:16]
 
@@ -135,6 +145,24 @@ class Bundle:
     def model_path(self) -> Path:
         """The ONNX file."""
         return self.folder / MODEL
+
+    def card(self) -> str | None:
+        """The model card, Markdown, or None where there is none.
+
+        Raises:
+            InvalidBundleError: it cannot be read, is too long, or is not UTF-8.
+        """
+        path = self.folder / CARD
+        if not path.exists():
+            return None
+        try:
+            with path.open("rb") as file:
+                data = file.read(MAX_CARD_BYTES + 1)
+            return _checked_card(data).decode()
+        except OSError as error:
+            raise InvalidBundleError(f"cannot read {path}: {error.strerror}") from error
+        except UnicodeDecodeError as error:
+            raise InvalidBundleError(f"{path} is not UTF-8") from error
 
 
 def read_manifest(path: Path) -> Manifest:
@@ -168,16 +196,28 @@ def load(folder: Path) -> Bundle:
     return Bundle(folder, manifest)
 
 
-def write(folder: Path, model: bytes, manifest: Manifest) -> Bundle:
-    """Write a bundle into a folder that exists. Making the write atomic is the registry's part."""
+def write(folder: Path, model: bytes, manifest: Manifest, card: str | None = None) -> Bundle:
+    """Write a bundle into a folder that exists. Making the write atomic is the registry's part.
+
+    Raises:
+        InvalidBundleError: the model is not the manifest's, or the card is too long.
+    """
+    if card is not None:
+        (folder / CARD).write_bytes(_checked_card(card.encode()))
     (folder / MODEL).write_bytes(model)
     (folder / MANIFEST).write_text(manifest_json(manifest), encoding="utf-8")
     return load(folder)
 
 
 def manifest_json(manifest: Manifest) -> str:
-    """The manifest as it is stored."""
-    return manifest.model_dump_json(indent=2, exclude_none=True) + "\n"
+    """The manifest as it is stored; without `mirror` where it is off, so that older servers read it."""
+    return manifest.model_dump_json(indent=2, exclude_none=True, exclude=None if manifest.mirror else {"mirror"}) + "\n"
+
+
+def _checked_card(data: bytes) -> bytes:
+    if len(data) > MAX_CARD_BYTES:
+        raise InvalidBundleError(f"{CARD} is longer than {MAX_CARD_BYTES // 1024} KiB")
+    return data
 
 
 def sha256_file(path: Path) -> str:

@@ -1,6 +1,6 @@
 """Bundles on disk: add, resolve, promote, roll back. After a crash a change is whole, or did not happen.
 
-<root>/bundles/<id>/manifest.json, model.onnx     never changed once there
+<root>/bundles/<id>/manifest.json, model.onnx     never changed once there; card.md too, where there is one
 <root>/state.json                                 {"embedder": ["newest champion", ..., "first"], "detector": [...]}
 <root>/lock                                       held by the process that changes something
 """
@@ -68,23 +68,23 @@ class Registry:
             raise InvalidBundleError(f"model {name} is {_with_article(there)}, not {_with_article(kind)}")
         return bundle
 
-    def add(self, model: bytes, manifest: Manifest) -> Bundle:
+    def add(self, model: bytes, manifest: Manifest, card: str | None = None) -> Bundle:
         """Store a bundle. Adding the same one again does nothing.
 
         Raises:
-            ModelExistsError: another bundle has that name.
-            InvalidBundleError: the manifest does not belong to the model.
+            ModelExistsError: another bundle has that name, or the same one has another card.
+            InvalidBundleError: the manifest does not belong to the model, or the card is too long.
         """
         with self._lock():
             self._remove_leftovers()
             folder = self._folder(manifest.id)
             if folder.exists():
-                return self._same_or_refuse(folder, manifest)
+                return self._same_or_refuse(folder, manifest, card)
             with tempfile.TemporaryDirectory(prefix=".new-", dir=self._bundles) as temporary:
                 staged = Path(temporary) / manifest.id
                 staged.mkdir()
-                bundles.write(staged, model, manifest)
-                for path in (staged / bundles.MODEL, staged / bundles.MANIFEST, staged):
+                bundles.write(staged, model, manifest, card)
+                for path in (*staged.iterdir(), staged):
                     _fsync(path)
                 staged.rename(folder)
                 _fsync(self._bundles)
@@ -152,10 +152,12 @@ class Registry:
             raise ModelNotFoundError(f"{model_id!r} is not a model's name")
         return self._bundles / model_id
 
-    def _same_or_refuse(self, folder: Path, manifest: Manifest) -> Bundle:
+    def _same_or_refuse(self, folder: Path, manifest: Manifest, card: str | None) -> Bundle:
         there = bundles.load(folder)
         if there.manifest != manifest:
             raise ModelExistsError(f"another model named {manifest.id} is there already", model=manifest.id)
+        if card is not None and there.card() != card:
+            raise ModelExistsError(f"the model {manifest.id} is there already with another card", model=manifest.id)
         return there
 
     def _state(self) -> State:

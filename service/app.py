@@ -276,7 +276,7 @@ def _pull_if_missing(
     try:
         registry.resolve(kind, asked)
     except ModelNotFoundError:
-        if asked not in (None, *zoo.default_ids()):
+        if asked not in (None, *zoo.known_ids()):
             raise
         zoo.pull(registry, asked or default, report=report)
 

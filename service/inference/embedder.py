@@ -21,7 +21,10 @@ class Embedder:
         self._max_batch = session.fixed_batch
 
     def embed(self, crops: Sequence[Pixels]) -> Vectors:
-        """Embed crops.
+        """Embed crops; where the manifest says `mirror`, each with its mirror image.
+
+        With mirror images v = f(x) + f(flip x), raw outputs added and the sum then scaled: a photo of low quality has a
+        short raw vector in margin-trained networks, and the view that the network knows less about then counts less.
 
         Args:
             crops: N uint8 RGB arrays of the template's size.
@@ -33,9 +36,15 @@ class Embedder:
             ValueError: a crop of another size, or one whose vector is zero or not finite.
         """
         batch = to_input(crops, self.manifest.input)
+        if not self.manifest.mirror:
+            return l2_normalize(self._raw(batch))
+        both = self._raw(np.concatenate([batch, batch[..., ::-1]]))
+        return l2_normalize(both[: len(batch)] + both[len(batch) :])
+
+    def _raw(self, batch: Vectors) -> Vectors:
         size = self._max_batch or len(batch)
         parts = [self._run(batch[start : start + size], size) for start in range(0, len(batch), size)]
-        return l2_normalize(np.concatenate(parts))
+        return np.concatenate(parts)
 
     def _run(self, batch: Vectors, size: int) -> Vectors:
         """A graph with a fixed batch is fed whole batches; what was added is cut off again."""

