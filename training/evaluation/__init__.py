@@ -1,0 +1,1 @@
+"""How good embeddings are: verification, rates of error with intervals, identification, reports."""

@@ -1,0 +1,1 @@
+"""Learning from another model: its embeddings as targets, and its weights, made thinner, to begin with."""

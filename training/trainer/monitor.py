@@ -1,0 +1,88 @@
+"""Where a run tells how it goes: a progress bar or plain lines, metrics.jsonl, TensorBoard, and MLflow if wished."""
+
+import json
+import math
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from torch.utils.tensorboard.writer import SummaryWriter
+from tqdm import tqdm
+
+from training.config import ConfigError, TrainConfig
+
+
+class Clock:
+    """Photos a second since it was last asked; nan the first time."""
+
+    def __init__(self) -> None:
+        self._last: tuple[float, int] | None = None
+
+    def rate(self, photos: int) -> float:
+        """The rate, given how many photos there have been in all."""
+        now, last = time.monotonic(), self._last
+        self._last = (now, photos)
+        return (photos - last[1]) / (now - last[0]) if last and now > last[0] else math.nan
+
+
+class Monitor:
+    """Open for the time of a run, on rank 0 only; the others get a silent one."""
+
+    def __init__(self, run: Path, config: TrainConfig, first_step: int, total: int, silent: bool) -> None:
+        self.silent = silent
+        if silent:
+            return
+        self._lines = (run / "metrics.jsonl").open("a", encoding="utf-8")
+        self._board = SummaryWriter(run / "tensorboard", purge_step=first_step or None)
+        self._mlflow = _mlflow(config) if config.mlflow else None
+        self._bar = tqdm(total=total, initial=first_step, desc=config.name, unit="step", disable=None)
+        self._began, self._total = time.monotonic(), total
+
+    def step(self) -> None:
+        """One more step is done."""
+        if not self.silent:
+            self._bar.update()
+
+    def log(self, step: int, values: dict[str, float], say: bool = True) -> None:
+        """Values at a step; each a curve."""
+        if self.silent:
+            return
+        values = {name: value for name, value in values.items() if math.isfinite(value)}  # JSON knows no other numbers
+        self._lines.write(json.dumps({"step": step, **values}) + "\n")
+        self._lines.flush()
+        for name, value in values.items():
+            self._board.add_scalar(name, value, step)
+        if self._mlflow is not None:
+            self._mlflow.log_metrics(values, step=step)
+        if say:
+            self.say(f"step {step}/{self._total}  " + "  ".join(f"{n} {v:.4g}" for n, v in values.items()))
+
+    def say(self, text: str) -> None:
+        """A line for the user, above the bar if there is one."""
+        if not self.silent:
+            tqdm.write(f"[{time.monotonic() - self._began:7.1f} s] {text}")
+
+    def __enter__(self) -> "Monitor":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        if self.silent:
+            return
+        self._bar.close()
+        self._lines.close()
+        self._board.close()
+        if self._mlflow is not None:
+            self._mlflow.end_run("FAILED" if kind else "FINISHED")
+
+
+def _mlflow(config: TrainConfig) -> Any:
+    try:
+        import mlflow
+    except ImportError as error:
+        raise ConfigError("mlflow is named in the configuration and not installed: pip install mlflow") from error
+    mlflow.set_tracking_uri(config.mlflow)
+    mlflow.set_experiment("facesphere")
+    mlflow.start_run(run_name=config.name)
+    mlflow.log_params({"seed": config.seed, "backbone": config.backbone.name, "batch": config.batch})
+    return mlflow
