@@ -10,13 +10,18 @@ TORCH ?= torch==2.13.0
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 
 # The builds write one folder: installed over each other, none of them is whole.
-remove_other_runtimes = rm -f $(VENV)/.serve-* && \
+remove_other_runtimes = rm -f $(VENV)/.serve-* $(VENV)/.train && \
 	$(BIN)/pip uninstall --quiet --yes onnxruntime onnxruntime-gpu onnxruntime-openvino 2>/dev/null
 
-.PHONY: serve test test-all check format proto bench clean
+take_torch = $(BIN)/pip install --quiet --retries 1 --no-deps $(addprefix --extra-index-url ,$(TORCH_INDEX)) "$(TORCH)"
+
+.PHONY: serve train test test-all check format proto bench bench-training clean
 
 serve: $(VENV)/.serve-$(RUNTIME)
 	$(BIN)/facesphere serve --data-dir $(DATA) $(ARGS)
+
+train: $(VENV)/.train
+	$(BIN)/facesphere-train --help
 
 test: $(VENV)/.dev
 	$(BIN)/pytest $(ARGS)
@@ -41,6 +46,9 @@ proto: $(VENV)/.dev
 bench: $(VENV)/.dev
 	$(BIN)/python benchmarks/latency.py
 
+bench-training: $(VENV)/.dev
+	$(BIN)/python benchmarks/training.py $(ARGS)
+
 clean:
 	rm -rf $(VENV) .cache build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 
@@ -52,8 +60,13 @@ $(VENV)/.serve-$(RUNTIME): pyproject.toml | $(BIN)/pip
 	$(BIN)/pip install --quiet -e ".[$(RUNTIME)]"
 	touch $@
 
+$(VENV)/.train: $(VENV)/.serve-$(RUNTIME)
+	$(take_torch)
+	$(BIN)/pip install --quiet -e ".[$(RUNTIME),train]"
+	touch $@
+
 $(VENV)/.dev: pyproject.toml | $(BIN)/pip
 	$(remove_other_runtimes)
-	$(BIN)/pip install --quiet --retries 1 --no-deps $(addprefix --extra-index-url ,$(TORCH_INDEX)) "$(TORCH)"
+	$(take_torch)
 	$(BIN)/pip install --quiet -e ".[$(RUNTIME),train,dev]"
-	touch $@ $(VENV)/.serve-$(RUNTIME)
+	touch $@ $(VENV)/.train $(VENV)/.serve-$(RUNTIME)
