@@ -4,6 +4,8 @@ import hashlib
 import json
 import pickle
 import re
+import subprocess
+import sys
 from collections.abc import Sequence
 from html.parser import HTMLParser
 from pathlib import Path
@@ -14,7 +16,7 @@ import pytest
 from click.testing import CliRunner, Result
 from crops import people_set
 from onnx import TensorProto, helper, numpy_helper
-from photos import encode
+from photos import ROOT, encode
 
 from models import bundle as bundles
 from models.bundle import Manifest, seal
@@ -408,3 +410,10 @@ def test_listed_groups_open_set_and_bounds_are_printed(aligned: Path, registry_d
     assert any(re.fullmatch(r"FPIR 1e-01  FNIR 0\.\d{4} \(0\.\d{4} \.\. [01]\.\d{4}\)", line) for line in lines)
     assert any(line.startswith("FPIR 1e-02  not measurable: 32 non-mated probes") for line in lines)
     assert any(re.fullmatch(r"  kind plain: FMR \S+ \(.*\), FNMR \S+ \(.*\)", line) for line in lines)
+
+
+def test_evaluation_needs_no_torch() -> None:
+    names = [f"training.evaluation.{file.stem}" for file in (ROOT / "training" / "evaluation").glob("[a-z]*.py")]
+    code = "import sys, importlib; sys.modules['torch'] = None; [importlib.import_module(n) for n in sys.argv[1:]]"
+
+    subprocess.run([sys.executable, "-c", code, "training.commands.evaluate", *names], check=True, cwd=ROOT, timeout=60)

@@ -115,6 +115,17 @@ def test_nobody_is_in_two_folds() -> None:
     assert set().union(*folds.values()) == set(range(FOLDS))
 
 
+def test_no_fold_is_empty_where_a_few_people_have_most_photos() -> None:
+    labels = np.repeat(np.arange(20), [6] * 5 + [2] * 15)
+
+    pairs = balanced_pairs(labels)
+
+    assert pairs.disjoint
+    for fold in range(FOLDS):
+        own = pairs.same[pairs.fold == fold]
+        assert own.sum() == (~own).sum() >= 2
+
+
 def test_few_people_are_dealt_out_by_pairs_and_that_is_told() -> None:
     pairs = balanced_pairs(np.repeat(np.arange(4), 6))
 

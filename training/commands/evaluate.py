@@ -97,6 +97,8 @@ def _labelled(
 
     known = {point.fmr: (point.tar_low, point.tar_high) for point in calibration.points} if calibration else {}
     measurement = measure_set(found.data, found.groups, known, rounds)
+    if calibration is None:
+        click.echo(f"genuine pairs {measurement.genuine_pairs:,}, impostor pairs {measurement.impostor_pairs:,}")
     _print_measurement(measurement)
     return facts, measurement
 
@@ -132,7 +134,7 @@ def _of_list(found: Embedded, path: Path) -> "Measurement":
 def _packed(
     path: Path, registry: Registry, options: dict[str, Any], trained: bool
 ) -> tuple[dict[str, Any], "Measurement"]:
-    """Photos and pairs of one .bin; where the list has no folds they are ten runs of it, as its makers take them."""
+    """Photos and pairs of one .bin; its folds are ten runs of the list, as its makers take them."""
     from training.evaluation.crops import embed_files
     from training.evaluation.folds import FOLDS, PairList
     from training.evaluation.measure import measure_pairs

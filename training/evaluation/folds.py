@@ -1,6 +1,5 @@
 """Pairs of a labelled set for verification: as many of one person as of two, in folds that share nobody."""
 
-import heapq
 from dataclasses import dataclass
 
 import numpy as np
@@ -74,15 +73,18 @@ def spread(same: NDArray[np.bool_], folds: int, rng: np.random.Generator) -> Ind
 
 
 def _deal(wanted: NDArray[np.float64], counts: Indices, folds: int, rng: np.random.Generator) -> Indices:
-    """A fold for each person: whoever has most pairs first, each into the fold that has fewest so far."""
+    """A fold for each person, in rounds in which each fold gets one: so none is left with one person, and no impostors.
+
+    Whoever has most pairs of a round goes to the fold that has fewest so far.
+    """
     shuffled = rng.permutation(len(wanted))
     order = shuffled[np.lexsort((-counts[shuffled], -wanted[shuffled]))]
-    heap = [(0.0, 0, number) for number in range(folds)]
     place = np.empty(len(wanted), np.int64)
-    for person in order.tolist():
-        pairs, photos, number = heapq.heappop(heap)
-        place[person] = number
-        heapq.heappush(heap, (pairs + wanted[person], photos + int(counts[person]), number))
+    pairs = np.zeros(folds)
+    for start in range(0, len(order), folds):
+        dealt = order[start : start + folds]
+        place[dealt] = np.argsort(pairs, kind="stable")[: len(dealt)]
+        pairs[place[dealt]] += wanted[dealt]
     return place
 
 
