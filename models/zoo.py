@@ -119,7 +119,13 @@ def _weights(manifest: Manifest, source: str | None, say: Report) -> bytes:
     shipped = _SHIPPED / manifest.id / bundles.MODEL
     if not shipped.is_file():
         return _plain_model(manifest, source, say)
-    return fetch(source) if source is not None else bundles.load(shipped.parent).model_path.read_bytes()
+    if source is None:
+        return bundles.load(shipped.parent).model_path.read_bytes()
+    fetched = fetch(source)
+    digest = hashlib.sha256(fetched).hexdigest()
+    if digest != manifest.model_sha256:
+        raise SourceError(f"{source} has the SHA-256 {digest}, pinned is {manifest.model_sha256}")
+    return fetched
 
 
 def _plain_model(manifest: Manifest, source: str | None, say: Report) -> bytes:

@@ -15,6 +15,11 @@ from training.data.people import DataError
 @click.option("--out", type=click.Path(path_type=Path), help="Write the manifest with the calibration to this file.")
 @click.option("--apply", "apply_it", is_flag=True, help="Store the calibration with the model in the registry.")
 @click.option("--describe", default="", help="What the data are; their file name if left out.")
+@click.option(
+    "--held-out",
+    type=click.Path(path_type=Path, exists=True),
+    help="Only those people of an aligned set whom this run held out.",
+)
 @set_options
 def calibrate(out: Path | None, apply_it: bool, describe: str, **options: Any) -> None:
     """Fit thresholds, probability and tail on labelled photos of people who were not trained on."""

@@ -24,6 +24,7 @@ _EXAMPLE = "facesphere-train export --checkpoint runs/lfw --out bundles --id lfw
 @click.option("--mirror", is_flag=True, help="Serve each crop with its mirror image added: twice the work.")
 @click.option("--template", help="Alignment of the crops; the one that fits the run or the size if left out.")
 @click.option("--licence", default="unknown", show_default=True, help="SPDX identifier of the weights' licence.")
+@click.option("--licence-note", default="", help="A sentence on the terms, for manifest and card.")
 @click.option("--commercial-use", is_flag=True, help="The licence allows it.")
 @click.option("--registry", type=click.Path(path_type=Path), help="Also add the bundles to this registry of models.")
 @click.option("--max-accuracy-drop", type=click.FloatRange(0, 1), help="Gate: of 10-fold accuracy, for each variant.")
@@ -63,7 +64,9 @@ def _request(options: dict[str, Any]) -> "Request":
 
     return Request(
         id=options["model_id"],
-        licence=Licence(spdx=options["licence"], commercial_use=options["commercial_use"]),
+        licence=Licence(
+            spdx=options["licence"], commercial_use=options["commercial_use"], note=options["licence_note"]
+        ),
         template=options["template"],
         mirror=options["mirror"],
         kinds=tuple(kind for kind in KINDS if options[kind]),

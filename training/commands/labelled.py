@@ -1,6 +1,7 @@
 """Options that `evaluate` and `calibrate` share, and the work that both begin with."""
 
 import csv
+import json
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -121,9 +122,10 @@ def calibrated(
     rounds: int,
     threads: int,
     describe: str = "",
+    held_out: Path | None = None,
 ) -> tuple[Embedded, EmbeddedSet, Calibration]:
     """Embed a set of photos and calibrate on it; the options of set_options are the arguments."""
-    found = embedded(path, open_registry(registry), model, detector, choice, threads)
+    found = embedded(path, open_registry(registry), model, detector, choice, threads, held_out)
     return found, found.data, fit(found.data, describe or path.name, found.detector_id, rounds)
 
 
@@ -133,7 +135,16 @@ def _embedded_crops(path: Path, bundle: Bundle, threads: int, held_out: Path | N
     check_crops(bundle.manifest, data)  # before the counter begins
     with counter("embedding") as step:
         vectors = embed_aligned(bundle, data, threads, step)
-    return Embedded(bundle.manifest, "", replace(vectors, failed=_failed(path, held_out)), data.groups)
+    return Embedded(bundle.manifest, _detector_of(path), replace(vectors, failed=_failed(path, held_out)), data.groups)
+
+
+def _detector_of(path: Path) -> str:
+    """Which detector cut the crops, as the report of `align` says; empty where there is none."""
+    try:
+        settings = json.loads((path / "report.json").read_text(encoding="utf-8"))["settings"]
+        return str(settings["detector"] or "").partition(" ")[0]
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""
 
 
 def _failed(path: Path, held_out: Path | None) -> tuple[str, ...]:
