@@ -396,7 +396,7 @@ def test_another_file_than_the_pinned_one_is_refused_and_not_stored(
 
 
 def test_pulling_an_unknown_model_or_several_from_one_place_is_one_line(run: Run) -> None:
-    assert "not a default model" in _failed(run("models", "pull", "nobody"))
+    assert "is not known; models to be had are" in _failed(run("models", "pull", "nobody"))
     assert "exactly one model" in _failed(run("models", "pull", *zoo.default_ids(), "--source", "file"))
     assert "exactly one model" in _failed(run("models", "pull", "--source", "file"))
 
