@@ -13,6 +13,7 @@ import argparse
 import json
 import logging
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -21,6 +22,9 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import nn
+
+# Python looks for modules beside the script first, and would take this file for the package it measures.
+sys.path.pop(0)
 
 from training.config import TrainConfig, parse_config
 from training.data.aligned import AlignedSet
@@ -100,8 +104,8 @@ def _loop(config: TrainConfig, fast: bool) -> Callable[[], None]:
     images = torch.rand(size) * 2 - 1
     labels = torch.randint(PEOPLE, (config.batch,))
     if fast:
-        backbone, images = (backbone.to(memory_format=torch.channels_last),)
-        images.contiguous(memory_format=torch.channels_last)
+        backbone = backbone.to(memory_format=torch.channels_last)
+        images = images.contiguous(memory_format=torch.channels_last)
     network = torch.compile(backbone) if fast else backbone
     loss = ASoftmax(config.dimension, PEOPLE, 4, (1000, 0.12, 1, 5))
     optimiser = torch.optim.SGD([*backbone.parameters(), *loss.parameters()], 0.001, 0.9, weight_decay=5e-4)

@@ -10,9 +10,9 @@ from models.bundle import first_problem
 from models.errors import FaceError
 
 Share = Annotated[float, Field(ge=0, le=1)]
-Positive = Annotated[float, Field(gt=0)]
-NotNegative = Annotated[float, Field(ge=0)]
-Count = Annotated[int, Field(ge=1)]
+Positive = Annotated[float, Field(gt=0, le=1e9)]
+NotNegative = Annotated[float, Field(ge=0, le=1e9)]
+Count = Annotated[int, Field(ge=1, le=10**9)]
 
 
 class ConfigError(FaceError):
@@ -23,6 +23,17 @@ class ConfigError(FaceError):
 
 class _Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _no_words_for_numbers(cls, values: Any) -> Any:
+        """`steps: yes` is no number, though Python would count it as 1."""
+        if isinstance(values, dict):
+            for name, value in values.items():
+                field = cls.model_fields.get(str(name))
+                if isinstance(value, bool) and field is not None and field.annotation is not bool:
+                    raise ValueError(f"{name} must not be {str(value).lower()}")
+        return values
 
 
 class Data(_Section):
@@ -127,7 +138,7 @@ class Optimiser(_Section):
     """SGD with momentum, or AdamW; vectors (biases, norms, slopes) are not decayed unless `decay_all`."""
 
     name: Literal["sgd", "adamw"] = "sgd"
-    lr: Positive = 0.1
+    lr: Annotated[float, Field(gt=0, le=1e30)] = 0.1
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
     nesterov: bool = False
     weight_decay: NotNegative = 5e-4
@@ -142,7 +153,7 @@ class Schedule(_Section):
     name: Literal["cosine", "step", "poly", "constant"] = "cosine"
     warmup: Annotated[int, Field(ge=0)] = 0
     milestones: tuple[Count, ...] = ()
-    factor: Positive = 0.1
+    factor: Annotated[float, Field(gt=0, le=1)] = 0.1
     power: Positive = 2.0
     final: Share = 0.0
 
@@ -173,7 +184,7 @@ class TrainConfig(_Section):
     sampler: Sampler = Sampler()
     optimiser: Optimiser = Optimiser()
     schedule: Schedule = Schedule()
-    batch: Annotated[int, Field(ge=2)] = 128
+    batch: Annotated[int, Field(ge=2, le=2**20)] = 128
     accumulate: Count = 1
     steps: Count | None = None
     epochs: Positive | None = None
@@ -246,7 +257,7 @@ def read_config(path: Path, overrides: tuple[str, ...] = ()) -> TrainConfig:
         raw = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"cannot read {path}: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise ConfigError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(raw, dict):
         raise ConfigError(f"{path} must hold keys and values")
@@ -279,7 +290,7 @@ def _override(raw: dict[str, Any], override: str) -> None:
             raise ConfigError(f"{override!r}: {section} is a value, not a section")
     try:
         place[last] = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise ConfigError(f"{override!r}: the value is not YAML") from error
 
 

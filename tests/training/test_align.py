@@ -489,3 +489,13 @@ def test_a_handful_of_people_of_lfw_are_aligned_without_a_miss(
         assert first is not None
         crop = cutter(Photo("", "", first.read()))
     np.testing.assert_array_equal(data.crops[0], crop)
+
+
+def test_a_mistyped_source_leaves_nothing_that_refuses_the_right_one(tmp_path: Path) -> None:
+    crops = _write(tmp_path / "in", {f"{name}/{number}.png": _crop(number) for name in "ab" for number in range(2)})
+
+    result = _run("--data", tmp_path / "nope", "--out", tmp_path / "out", "--aligned")
+
+    assert result.exit_code == 2
+    assert not list(tmp_path.glob("out*"))
+    assert "4" in _ran("--data", crops, "--out", tmp_path / "out", "--aligned")

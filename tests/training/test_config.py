@@ -40,6 +40,10 @@ def test_a_minimal_configuration_has_all_defaults_written_out() -> None:
         ({"sample_rate": 0.5}, "sharded"),
         ({"device": "cpu", "precision": "fp16"}, "bf16"),
         ({"name": "Has Blanks"}, "name"),
+        ({"steps": True}, "steps must not be true"),
+        ({"ema": False}, "ema must not be false"),
+        ({"batch": 10**12}, "batch"),
+        ({"schedule": {"factor": 1e300}}, "schedule.factor"),
     ],
 )
 def test_what_is_wrong_is_said_in_one_line(change: dict[str, object], message: str) -> None:
@@ -76,7 +80,9 @@ def test_single_values_can_be_replaced(tmp_path: Path) -> None:
     assert config.steps == 3
 
 
-@pytest.mark.parametrize("override", ["steps", "=3", "steps.more=3", "steps=[", "stops=3"])
+@pytest.mark.parametrize(
+    "override", ["steps", "=3", "steps.more=3", "steps=[", "stops=3", "name=2026-13-45", "name=!!int x"]
+)
 def test_a_wrong_replacement_is_refused(tmp_path: Path, override: str) -> None:
     file = tmp_path / "config.yaml"
     file.write_text(yaml.safe_dump(MINIMAL))

@@ -66,3 +66,8 @@ def test_without_a_lambda_the_learning_rate_is_halved() -> None:
 
     assert (remedies.minimum_lambda, remedies.lr_scale) == (None, 0.25)
     assert Remedies.from_state(remedies.state_dict()) == remedies
+
+
+def test_a_collapse_is_seen_where_semi_hard_mining_finds_no_triplet() -> None:
+    assert "all embeddings are one" in (_verdict(Watch(5, 100, 0.2), [0.0] * 9, [0.0] * 9) or "")
+    assert _verdict(Watch(5, 100, 0.2), [0.0] * 9, [1.0] * 9) is None

@@ -400,3 +400,50 @@ def test_every_classification_loss_separates_simple_classes(name: str) -> None:
         optimiser.step()
 
     assert loss(features, labels).item() < before / 2
+
+
+def test_triplets_at_one_place_show_in_the_distance_of_all_pairs_though_none_is_mined() -> None:
+    loss = LOSSES["triplet"](mining="semi_hard")
+    loss(torch.ones(8, 4), torch.arange(8) // 2)
+
+    assert (loss.last.count, loss.last.pair_distance) == (0, pytest.approx(0, abs=1e-6))
+
+    features = torch.randn(8, 4, generator=torch.Generator().manual_seed(0))
+    loss(features, torch.arange(8) // 2)
+    unit = F.normalize(features).double()
+    apart = torch.cdist(unit, unit).square().sum().item() / (8 * 7)
+
+    assert loss.last.pair_distance == pytest.approx(apart, rel=1e-5)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, "64", True, None])
+@pytest.mark.parametrize(("name", "parameter"), [("cosface", "scale"), ("arcface", "margin"), ("triplet", "margin")])
+def test_what_is_no_finite_number_is_refused(name: str, parameter: str, value: object) -> None:
+    sizes = () if name == "triplet" else (4, 3)
+    with pytest.raises(ValueError, match=f"{parameter} must be a finite number"):
+        LOSSES[name](*sizes, **{parameter: value})
+
+
+@pytest.mark.parametrize("labels", [[-1, 0], [0, 3], [0], []])
+def test_center_refuses_labels_that_do_not_fit(labels: list[int]) -> None:
+    center, features = LOSSES["center"](4, 3), torch.zeros(len(labels) if len(labels) != 1 else 2, 4)
+    for call in (center, center.update):
+        with pytest.raises(ValueError, match=r"labels|sample"):
+            call(features, torch.tensor(labels, dtype=torch.long))
+
+
+def test_center_takes_labels_of_any_integer_type() -> None:
+    features, labels = torch.randn(3, 4, generator=torch.Generator().manual_seed(0)), torch.tensor([0, 1, 1])
+    for kind in (torch.uint8, torch.int16, torch.int32):
+        first, second = LOSSES["center"](4, 3), LOSSES["center"](4, 3)
+        first.update(features, labels)
+        second.update(features, labels.to(kind))
+        assert torch.equal(first.centers, second.centers)
+
+
+@pytest.mark.parametrize("name", CLASSIFICATION)
+def test_float64_features_meet_float32_weights(name: str) -> None:
+    torch.manual_seed(0)
+    value = LOSSES[name](4, 3)(torch.randn(5, 4, dtype=torch.float64), torch.arange(5) % 3)
+
+    assert value.dtype == torch.float64

@@ -283,3 +283,25 @@ def test_a_bundle_of_another_network_is_refused_in_one_line(crops: Path, tmp_pat
 
     with pytest.raises(ConfigError, match="cannot begin with"):
         _train(crops, tmp_path / "second", backbone=wider, start={"bundle": str(tmp_path / "bundles" / "first")})
+
+
+def test_a_bundle_that_was_fed_otherwise_is_no_start(crops: Path, tmp_path: Path) -> None:
+    _train(crops, tmp_path / "first", steps=1, validate_every=1)
+    request = Request(id="first", licence=Licence(spdx="unknown", commercial_use=False), template="arcface")
+    export_model(load_trained(tmp_path / "first"), request, tmp_path / "bundles", None, print)
+    other = {"height": 16, "width": 16, "channels": "bgr", "mean": 100, "std": 50}
+
+    with pytest.raises(ConfigError, match=r"trained on rgb with mean 127\.5"):
+        _train(crops, tmp_path / "second", input=other, start={"bundle": str(tmp_path / "bundles" / "first")})
+
+
+def test_a_triplet_run_shows_how_many_triplets_were_active_and_how_far_pairs_are_apart(
+    crops: Path, tmp_path: Path
+) -> None:
+    _train(crops, tmp_path, steps=2, **TRIPLET)
+
+    line = json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[0])
+
+    assert 0 <= line["triplet/active"] <= 1
+    assert 0 < line["triplet/pair_distance"] < 4
+    assert line["triplet/count"] >= 0

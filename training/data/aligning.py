@@ -58,6 +58,10 @@ def align_photos(
         DataError: the output is there, the source is damaged or has changed since, or there is no face in it.
     """
     aligned_files.check_free(out)
+    if not source.exists() and not any(mark in source.name for mark in "*?["):
+        raise DataError(
+            f"cannot read {source}: No such file or directory"
+        )  # before a half-done output of that name begins
     with Parts(out.with_name(f"{out.name}.partial"), settings) as parts:
         photos = read_photos(source)
         progress(_pass_done(parts, photos, source))

@@ -44,7 +44,7 @@ def material(data: AlignedSet, spec: InputSpec, template: str, held_out: Sequenc
         raise ExportError(f"{data.source} is aligned to {data.template or 'nothing'}, the network to {template}")
     if data.crops.shape[3] != 3:
         raise ExportError(f"{data.source} is not in colour")
-    ranges, measured = _divide(data, held_out)
+    ranges, measured, unseen = _divide(data, held_out)
     measured = _first_people(measured, MEASURED_CROPS)
     rows = np.linspace(0, len(ranges) - 1, min(len(ranges), CALIBRATION_CROPS)).astype(np.int64)
     size = (spec.height, spec.width)
@@ -52,17 +52,19 @@ def material(data: AlignedSet, spec: InputSpec, template: str, held_out: Sequenc
         calibration=_resized(ranges.crops[rows], size),
         crops=_resized(measured.crops, size),
         labels=measured.labels,
-        description=f"{len(measured)} photos of {len(measured.people)} people of {data.source}",
+        description=f"{len(measured)} photos of {len(measured.people)} people of {data.source}"
+        + (", held out from training" if unseen else "; the network may have been trained on them"),
     )
 
 
-def _divide(data: AlignedSet, held_out: Sequence[str]) -> tuple[AlignedSet, AlignedSet]:
+def _divide(data: AlignedSet, held_out: Sequence[str]) -> tuple[AlignedSet, AlignedSet, bool]:
+    """For the ranges, to measure on, and whether the latter are known to be unseen."""
     kept = np.isin(np.asarray(data.people, np.object_), np.asarray(held_out, np.object_))
     if held_out and kept.sum() == len(set(held_out)) and not kept.all():
         mask = kept[data.labels]
-        return data.subset(~mask), data.subset(mask)
+        return data.subset(~mask), data.subset(mask), True
     measured, ranges = split_people(data, _CALIBRATION_SHARE, "export")
-    return ranges, measured
+    return ranges, measured, False
 
 
 def _first_people(data: AlignedSet, limit: int) -> AlignedSet:

@@ -9,7 +9,7 @@ import math
 import torch
 from torch import Tensor
 
-from training.losses.classification import ClassificationLoss, directions
+from training.losses.classification import ClassificationLoss, check_number, directions
 
 
 class ArcFace(ClassificationLoss):
@@ -17,6 +17,8 @@ class ArcFace(ClassificationLoss):
 
     def __init__(self, feature_dim: int, num_classes: int, scale: float = 64.0, margin: float = 0.5) -> None:
         super().__init__(feature_dim, num_classes)
+        check_number("scale", scale)
+        check_number("margin", margin)
         if scale <= 0 or not 0 <= margin < math.pi / 2:
             raise ValueError(f"scale must be positive and margin between 0 and pi / 2, got {scale} and {margin}")
         self.scale, self.margin = scale, margin

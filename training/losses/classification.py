@@ -1,5 +1,6 @@
 """What all classification losses share: weights, checks, float32 logits, and a place for the target's logit."""
 
+import math
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -46,12 +47,14 @@ class ClassificationLoss(nn.Module):
             self.iteration += 1
         # Half precision rounds away the differences that a margin is made of.
         with torch.autocast(features.device.type, enabled=False):
-            return F.cross_entropy(self.logits(full_precision(features), full_precision(self.weight), labels), labels)
+            wide = full_precision(features)
+            return F.cross_entropy(self.logits(wide, full_precision(self.weight).to(wide.dtype), labels), labels)
 
     @torch.no_grad()
     def scores(self, features: Tensor) -> Tensor:
         """Logits (N, C) without a margin, to classify with: the largest is the class that is recognised."""
-        return self.plain(full_precision(features), full_precision(self.weight))
+        wide = full_precision(features)
+        return self.plain(wide, full_precision(self.weight).to(wide.dtype))
 
     def logits(self, features: Tensor, weight: Tensor, labels: Tensor) -> Tensor:
         """Logits (N, C), the target's with its margin."""
@@ -129,6 +132,17 @@ def check_labels(labels: Tensor, num_classes: int) -> None:
     low, high = int(labels.min()), int(labels.max())
     if low < 0 or high >= num_classes:
         raise ValueError(f"labels must be between 0 and {num_classes - 1}, got {low if low < 0 else high}")
+
+
+def check_number(name: str, value: float) -> float:
+    """The value, if it is a finite number.
+
+    Raises:
+        ValueError: it is not: text, a boolean, not finite.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise ValueError(f"{name} must be a finite number, got {value!r}")
+    return value
 
 
 def full_precision(tensor: Tensor) -> Tensor:

@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from training.losses.classification import ClassificationLoss, directions
+from training.losses.classification import ClassificationLoss, check_number, directions
 
 
 class CosFace(ClassificationLoss):
@@ -10,6 +10,8 @@ class CosFace(ClassificationLoss):
 
     def __init__(self, feature_dim: int, num_classes: int, scale: float = 64.0, margin: float = 0.35) -> None:
         super().__init__(feature_dim, num_classes)
+        check_number("scale", scale)
+        check_number("margin", margin)
         if scale <= 0 or not 0 <= margin <= 1:
             raise ValueError(f"scale must be positive and margin between 0 and 1, got {scale} and {margin}")
         self.scale, self.margin = scale, margin

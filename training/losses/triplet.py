@@ -18,7 +18,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from training.losses.classification import directions, full_precision
+from training.losses.classification import check_number, check_shapes, directions, full_precision
 
 Mining = Literal["all", "semi_hard", "hard", "batch_hard"]
 
@@ -34,6 +34,7 @@ class Triplets:
     active: float
     positive_distance: float
     negative_distance: float
+    pair_distance: float = 0.0
 
 
 class Triplet(nn.Module):
@@ -41,7 +42,7 @@ class Triplet(nn.Module):
 
     def __init__(self, margin: float = 0.2, mining: Mining = "semi_hard") -> None:
         super().__init__()
-        if margin <= 0:
+        if check_number("margin", margin) <= 0:
             raise ValueError(f"margin must be positive, got {margin}")
         if mining not in get_args(Mining):
             raise ValueError(f"mining must be one of {', '.join(get_args(Mining))}, got {mining!r}")
@@ -49,12 +50,17 @@ class Triplet(nn.Module):
         self.last = Triplets(0, 0.0, 0.0, 0.0)
 
     def forward(self, features: Tensor, labels: Tensor) -> Tensor:
-        """The loss, a scalar; zero with a gradient of zero if there is no triplet."""
+        """The loss, a scalar; zero with a gradient of zero if there is no triplet.
+
+        Raises:
+            ValueError: not features (N, D) with labels (N,).
+        """
+        check_shapes(features, labels, features.shape[-1] if features.ndim else 0)
         with torch.autocast(features.device.type, enabled=False):
             distances = squared_distances(directions(full_precision(features)))
             positive, negative = self._mine(distances, labels)
             violation = positive - negative + self.margin
-            self._note(violation, positive, negative)
+            self._note(violation, positive, negative, distances)
             if len(violation) == 0:
                 return distances.sum() * 0
             return violation.clamp_min(0).mean()
@@ -78,12 +84,14 @@ class Triplet(nn.Module):
         return _with_nearest(to_positive, candidates, allowed)
 
     @torch.no_grad()
-    def _note(self, violation: Tensor, positive: Tensor, negative: Tensor) -> None:
+    def _note(self, violation: Tensor, positive: Tensor, negative: Tensor, distances: Tensor) -> None:
+        # Of all pairs, mined or not: where all embeddings are one, semi-hard mining finds no triplet to tell by.
+        apart = float(distances.mean()) * len(distances) / max(1, len(distances) - 1)
         if len(violation) == 0:
-            self.last = Triplets(0, 0.0, 0.0, 0.0)
+            self.last = Triplets(0, 0.0, 0.0, 0.0, apart)
             return
         active = float((violation > 0).double().mean())
-        self.last = Triplets(len(violation), active, float(positive.mean()), float(negative.mean()))
+        self.last = Triplets(len(violation), active, float(positive.mean()), float(negative.mean()), apart)
 
 
 def squared_distances(unit: Tensor) -> Tensor:

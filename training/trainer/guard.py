@@ -47,7 +47,7 @@ class Watch:
         if self._stuck_at_chance(mean):
             return Failure(f"the loss is stuck at ln C = {self._chance:.3f}: nothing is learned", from_start=True)
         if self._collapsed(mean):
-            return Failure(f"all embeddings are one: the loss is at the margin {self._margin:g}", from_start=False)
+            return Failure(f"all embeddings are one: the loss is at {mean:g}, the margin is {self._margin:g}", False)
         return None
 
     def _stuck_at_chance(self, mean: float) -> bool:
@@ -61,7 +61,8 @@ class Watch:
         if self._margin is None or len(self._distances) < (self._distances.maxlen or 1):
             return False
         apart = sum(self._distances) / len(self._distances)
-        return abs(mean - self._margin) < 0.01 * self._margin and apart < 1e-3
+        # At the very same place semi-hard mining finds nothing: the loss is zero then, and not the margin.
+        return apart < 1e-3 and (abs(mean - self._margin) < 0.01 * self._margin or mean == 0)
 
     def state_dict(self) -> dict[str, list[float]]:
         """For a checkpoint: a resumed run must come to the same verdicts."""

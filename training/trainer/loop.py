@@ -164,6 +164,8 @@ class Trainer:
     def _features(self, batch: Batch) -> Tensor:
         precision = {"float32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[self.config.precision]
         images = normalised(batch.images, self.config.input, self.ranks.device)
+        if not self.config.channels_last:  # the loader's batches are
+            images = images.contiguous()
         with torch.autocast(self.ranks.device.type, precision, enabled=precision != torch.float32):
             features: Tensor = self.network(images)
         return features.float()
@@ -207,7 +209,7 @@ class Trainer:
         seen = [(float(loss), math.nan if far is None else far) for loss, far in self._losses]
         seen = self.ranks.mean(torch.tensor(seen, dtype=torch.float64)).tolist()  # all ranks must come to one verdict
         self._losses.clear()
-        values = {name: float(part) for name, part in terms.parts.items()}
+        values = {name: float(part) for name, part in terms.parts.items()} | terms.watched
         annealed = self.objective.annealed
         if annealed is not None:
             values["lambda"] = annealed.lambda_

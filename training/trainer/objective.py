@@ -24,6 +24,7 @@ class Terms:
     total: Tensor
     parts: dict[str, Tensor]
     pair_distance: float | None = None
+    watched: dict[str, float] = field(default_factory=dict)
 
     @property
     def main(self) -> Tensor:
@@ -70,8 +71,17 @@ class Objective(nn.Module):
                 total.add("cosine", cosine_loss(features, targets), self.distil.cosine)
             if self.distil.relation:
                 total.add("relation", relation_loss(features, targets), self.distil.relation)
-        distance = self.main.last.negative_distance if isinstance(self.main, Triplet) else None
-        return Terms(total.total, total.parts, distance)
+        if not isinstance(self.main, Triplet):
+            return Terms(total.total, total.parts)
+        last = self.main.last
+        watched = {
+            "triplet/count": float(last.count),
+            "triplet/active": last.active,
+            "triplet/positive_distance": last.positive_distance,
+            "triplet/negative_distance": last.negative_distance,
+            "triplet/pair_distance": last.pair_distance,
+        }
+        return Terms(total.total, total.parts, last.pair_distance, watched)
 
     @property
     def annealed(self) -> AnnealedLoss | None:

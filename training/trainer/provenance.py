@@ -7,7 +7,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from training.config import TrainConfig, config_yaml
+from training.config import ConfigError, TrainConfig, config_yaml
 from training.data.aligned import AlignedSet
 
 _PACKAGES = ("facesphere", "torch", "numpy", "opencv-python-headless")
@@ -34,8 +34,11 @@ def describe(config: TrainConfig, train: AlignedSet, held_out: AlignedSet | None
 
 def record(run: Path, config: TrainConfig, description: dict[str, Any]) -> None:
     """Write config.yaml and run.json into the run's folder."""
-    (run / "config.yaml").write_text(config_yaml(config), encoding="utf-8")
-    (run / "run.json").write_text(json.dumps(description, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    try:
+        (run / "config.yaml").write_text(config_yaml(config), encoding="utf-8")
+        (run / "run.json").write_text(json.dumps(description, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"cannot write into {run}: {error.strerror}") from error
 
 
 def git_commit() -> str | None:

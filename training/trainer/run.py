@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from models.bundle import Manifest
 from training.config import ConfigError, TrainConfig
 from training.data.aligned import AlignedSet
 from training.trainer import checkpoint
@@ -152,6 +153,7 @@ def _begin_with(
     bundle = load(start.bundle)
     try:
         if start.thin is None:
+            _check_input(bundle.manifest, config, material.train)
             load_bundle_weights(backbone, bundle.model_path)
         else:
             thin(backbone, bundle, config, start.thin, material.train, threads, _known(config, targets))
@@ -163,3 +165,18 @@ def _known(config: TrainConfig, targets: NDArray[np.float32] | None) -> NDArray[
     """What the teacher says of clean photos, where it is the network that is thinned."""
     same = config.distil and config.start and config.distil.bundle == config.start.bundle
     return targets[0] if same and targets is not None and config.distil and not config.distil.views else None
+
+
+def _check_input(manifest: Manifest, config: TrainConfig, data: AlignedSet) -> None:
+    """Weights that were learned on other crops, or on other numbers for the same, are no start."""
+    theirs, ours = manifest.input, config.input
+    # A graph that is fed plain bytes normalises inside; only the network's own numbers can be compared.
+    inside = set(theirs.mean) == {0.0} and set(theirs.std) == {1.0}
+    same = set(theirs.mean) == {ours.mean} and set(theirs.std) == {ours.std}
+    if theirs.channels != ours.channels or not (same or inside):
+        raise ValueError(
+            f"it was trained on {theirs.channels} with mean {theirs.mean[0]:g} and std {theirs.std[0]:g}, "
+            f"the configuration says {ours.channels}, {ours.mean:g} and {ours.std:g}"
+        )
+    if data.template is not None and data.template != manifest.template:
+        raise ValueError(f"it was trained on crops of the template {manifest.template}, these are {data.template}")
