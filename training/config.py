@@ -153,7 +153,7 @@ class Schedule(_Section):
     name: Literal["cosine", "step", "poly", "constant"] = "cosine"
     warmup: Annotated[int, Field(ge=0)] = 0
     milestones: tuple[Count, ...] = ()
-    factor: Annotated[float, Field(gt=0, le=1)] = 0.1
+    factor: Annotated[float, Field(gt=0, le=1e30)] = 0.1
     power: Positive = 2.0
     final: Share = 0.0
 

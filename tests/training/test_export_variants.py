@@ -296,7 +296,7 @@ def test_people_held_out_of_training_are_those_that_are_measured_on(data: Aligne
 
     np.testing.assert_array_equal(there.crops, data.crops[: 7 * PHOTOS])
     assert len(there.calibration) == (PEOPLE - 7) * PHOTOS
-    assert there.description == "21 photos of 7 people of made up"
+    assert there.description == "21 photos of 7 people of made up, held out from training"
 
 
 @pytest.mark.parametrize("held", [(), ("p00", "somebody else")])
