@@ -127,11 +127,15 @@ class Augment(_Section):
 
 
 class Sampler(_Section):
-    """shuffle: every photo once an epoch. people: batches of `people` x `images` each, as triplets need."""
+    """shuffle: every photo once an epoch. people: batches of `people` x `images` each, as triplets need.
+
+    With `cap`, shuffle takes at most that many photos of a person an epoch, others each time.
+    """
 
     kind: Literal["shuffle", "people"] = "shuffle"
     people: Annotated[int, Field(ge=2)] = 16
     images: Annotated[int, Field(ge=2)] = 4
+    cap: Count | None = None
 
 
 class Optimiser(_Section):
@@ -234,8 +238,14 @@ def _contradiction(config: TrainConfig) -> str | None:
         return "triplet loss has no classifier to shard"
     if config.sampler.kind == "people" and config.sampler.people * config.sampler.images != config.batch:
         return f"batch must be sampler.people x sampler.images = {config.sampler.people * config.sampler.images}"
+    if config.sampler.kind == "people" and config.sampler.cap is not None:
+        return "sampler.cap is for sampler.kind: shuffle; batches of people take sampler.images of each"
     if config.schedule.name == "step" and not config.schedule.milestones:
         return "schedule step needs milestones"
+    if config.schedule.milestones and config.schedule.name != "step":
+        return f"schedule {config.schedule.name} has no milestones; schedule step has"
+    if config.optimiser.nesterov and config.optimiser.name != "sgd":
+        return "optimiser.nesterov is of sgd; adamw has no such momentum"
     if config.sample_rate < 1 and not config.sharded:
         return "sample_rate needs sharded: true"
     if config.device.startswith("cpu") and config.precision == "fp16":

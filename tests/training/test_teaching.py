@@ -207,7 +207,7 @@ def test_another_seed_or_augmentation_is_another_cache_only_where_there_are_view
 def test_the_teacher_and_the_student_see_the_same_views(bundle: Bundle, crops: AlignedSet, tmp_path: Path) -> None:
     config = _config(bundle, **_views(bundle, 3))
     targets = teacher_targets(crops, config, tmp_path, 2)
-    teacher, sampler = Teacher(bundle.folder), ShuffledBatches(len(crops), 8, config.seed)
+    teacher, sampler = Teacher(bundle.folder), ShuffledBatches(crops.labels, 8, config.seed)
     # 40 photos, 5 batches an epoch; in epoch 4 the second of three views comes again.
     first, again = (
         list(load(crops, sampler, config, targets, 7, 8)),

@@ -26,19 +26,44 @@ class Picked:
 
 
 class ShuffledBatches:
-    """Every photo once an epoch, in an order of the epoch's own; batches run on across the end of an epoch."""
+    """Every photo once an epoch, in an order of the epoch's own; batches run on across the end of an epoch.
 
-    def __init__(self, count: int, batch: int, seed: int, rank: int = 0, ranks: int = 1) -> None:
-        if count < 1:
+    With `cap`, at most that many photos of a person, drawn anew for each epoch: a person of whom there are hundreds
+    would otherwise decide what the network learns.
+    """
+
+    def __init__(
+        self,
+        labels: NDArray[np.int32],
+        batch: int,
+        seed: int,
+        rank: int = 0,
+        ranks: int = 1,
+        cap: int | None = None,
+    ) -> None:
+        if not len(labels):
             raise DataError("no photos to train on")
-        self.count, self.batch, self.seed, self.rank, self.ranks = count, batch, seed, rank, ranks
+        self.batch, self.seed, self.rank, self.ranks = batch, seed, rank, ranks
+        self._photos = len(labels)
+        self._labels = None if cap is None else labels
+        self._cap = cap or 0
+        self.count = photos_an_epoch(labels, cap)
+        self._orders: dict[int, Indices] = {}
 
     def at(self, step: int) -> Picked:
         """The photos of a step, counted from 0."""
         places = (step * self.ranks + self.rank) * self.batch + np.arange(self.batch, dtype=np.int64)
         epochs, offsets = np.divmod(places, self.count)
-        photos = np.array([_order(self.seed, int(e), self.count)[o] for e, o in zip(epochs, offsets, strict=True)])
+        photos = np.array([self._epoch(int(e))[o] for e, o in zip(epochs, offsets, strict=True)])
         return Picked(photos, epochs)
+
+    def _epoch(self, epoch: int) -> Indices:
+        if epoch not in self._orders:
+            for old in [number for number in self._orders if number < epoch - 1]:
+                del self._orders[old]
+            order = _order(self.seed, epoch, self._photos)
+            self._orders[epoch] = order if self._labels is None else order[_place(self._labels[order]) < self._cap]
+        return self._orders[epoch]
 
 
 class PeopleBatches:
@@ -88,6 +113,21 @@ Batches = ShuffledBatches | PeopleBatches
 def steps_from(batches: Batches, first: int, end: int) -> Iterator[Picked]:
     """The batches of the steps first .. end - 1."""
     return (batches.at(step) for step in range(first, end))
+
+
+def photos_an_epoch(labels: NDArray[np.int32], cap: int | None) -> int:
+    """How many photos an epoch of ShuffledBatches has, `cap` of a person at most."""
+    return len(labels) if cap is None else int(np.minimum(np.bincount(labels), cap).sum())
+
+
+def _place(labels: NDArray[np.int32]) -> Indices:
+    """For each photo, how many of the same person come before it."""
+    order = np.argsort(labels, kind="stable")
+    counts = np.bincount(labels)
+    starts = np.repeat(np.cumsum(counts) - counts, counts)
+    place = np.empty(len(labels), np.int64)
+    place[order] = np.arange(len(labels)) - starts
+    return place
 
 
 @lru_cache(maxsize=2)

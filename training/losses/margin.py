@@ -18,6 +18,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+_MOST = 1000
+
 
 @dataclass(frozen=True, slots=True)
 class Annealing:
@@ -55,13 +57,13 @@ class Annealing:
 
 
 def check_margin(margin: int) -> int:
-    """The margin, if it is an integer of at least 1.
+    """The margin, if it is an integer from 1 to 1000: psi is worked out in as many steps.
 
     Raises:
         ValueError: it is not.
     """
-    if isinstance(margin, bool) or not isinstance(margin, int) or margin < 1:
-        raise ValueError(f"margin must be an integer of at least 1, got {margin!r}")
+    if isinstance(margin, bool) or not isinstance(margin, int) or not 1 <= margin <= _MOST:
+        raise ValueError(f"margin must be an integer from 1 to {_MOST}, got {margin!r}")
     return margin
 
 

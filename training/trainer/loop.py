@@ -147,7 +147,7 @@ class Trainer:
         """One optimiser step over all micro-batches: the gradient is that of the mean over all their photos."""
         self._set_rates()
         self.backbone.train()
-        seen = []
+        seen, terms = [], []
         for number, batch in enumerate(batches):
             self.objective.train(number == 0)  # lambda counts optimiser steps, not micro-batches
             last = number == len(batches) - 1
@@ -155,11 +155,12 @@ class Trainer:
                 labels = batch.labels.to(self.ranks.device, non_blocking=True)
                 features = self._features(batch)
                 targets = None if batch.targets is None else batch.targets.to(self.ranks.device)
-                terms: Terms = self.objective(features, labels, targets)
-                torch.autograd.backward(self.scaler.scale(terms.total / len(batches)))
+                now: Terms = self.objective(features, labels, targets)
+                torch.autograd.backward(self.scaler.scale(now.total / len(batches)))
             seen.append((features.detach(), labels))
+            terms.append(now)
         self._finish(seen)
-        return terms
+        return Terms.mean(terms)
 
     def _features(self, batch: Batch) -> Tensor:
         precision = {"float32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[self.config.precision]
@@ -235,6 +236,7 @@ class Trainer:
         state.best, state.best_step = best, best_step  # best.pt is still there
         self._clock = Clock()
         self._forget_after(back_to)
+        monitor.rewind(state.step)
         cure = f"lambda >= {remedies.minimum_lambda:g}" if minimum is not None else f"lr x {remedies.lr_scale:g}"
         monitor.say(f"{failure.sign} at step {sign_at}: back to step {state.step}, with {cure}")
 

@@ -8,7 +8,7 @@ from training.config import ConfigError, TrainConfig
 from training.data.aligned import AlignedSet, check_disjoint, split_people
 from training.data.mnist import is_mnist, read_mnist
 from training.data.people import DataError
-from training.data.samplers import Batches, PeopleBatches, ShuffledBatches
+from training.data.samplers import Batches, PeopleBatches, ShuffledBatches, photos_an_epoch
 from training.evaluation.verification import balanced_pairs
 
 
@@ -82,12 +82,12 @@ def batches_of(material: Material, config: TrainConfig, rank: int, ranks: int) -
     sampler = config.sampler
     if sampler.kind == "people":
         return PeopleBatches(material.train.labels, sampler.people, sampler.images, config.seed, rank, ranks)
-    return ShuffledBatches(len(material.train.labels), config.batch, config.seed, rank, ranks)
+    return ShuffledBatches(material.train.labels, config.batch, config.seed, rank, ranks, sampler.cap)
 
 
 def total_steps(material: Material, config: TrainConfig, ranks: int) -> int:
     """Optimiser steps of the run: as stated, or as many as the stated epochs take."""
     if config.steps is not None:
         return config.steps
-    photos = len(material.train.labels) * (config.epochs or 0)
+    photos = photos_an_epoch(material.train.labels, config.sampler.cap) * (config.epochs or 0)
     return max(1, round(photos / (config.per_step * ranks)))

@@ -12,6 +12,8 @@ from tqdm import tqdm
 
 from training.config import ConfigError, TrainConfig
 
+METRICS = "metrics.jsonl"
+
 
 class Clock:
     """Photos a second since it was last asked; nan the first time."""
@@ -33,8 +35,10 @@ class Monitor:
         self.silent = silent
         if silent:
             return
-        self._lines = (run / "metrics.jsonl").open("a", encoding="utf-8")
-        self._board = SummaryWriter(run / "tensorboard", purge_step=first_step or None)
+        self._run = run
+        _forget_after(run / METRICS, first_step)
+        self._lines = (run / METRICS).open("a", encoding="utf-8")
+        self._board = SummaryWriter(run / "tensorboard", purge_step=first_step + 1 if first_step else None)
         self._mlflow = _mlflow(config) if config.mlflow else None
         self._bar = tqdm(total=total, initial=first_step, desc=config.name, unit="step", disable=None)
         self._began, self._total = time.monotonic(), total
@@ -58,6 +62,17 @@ class Monitor:
         if say:
             self.say(f"step {step}/{self._total}  " + "  ".join(f"{n} {v:.4g}" for n, v in values.items()))
 
+    def rewind(self, step: int) -> None:
+        """Training goes on from `step`: what was said of later ones is no longer so."""
+        if self.silent:
+            return
+        self._lines.close()
+        self._board.close()
+        _forget_after(self._run / METRICS, step)
+        self._lines = (self._run / METRICS).open("a", encoding="utf-8")
+        self._board = SummaryWriter(self._run / "tensorboard", purge_step=step + 1)
+        self._bar.update(step - self._bar.n)
+
     def say(self, text: str) -> None:
         """A line for the user, above the bar if there is one."""
         if not self.silent:
@@ -74,6 +89,22 @@ class Monitor:
         self._board.close()
         if self._mlflow is not None:
             self._mlflow.end_run("FAILED" if kind else "FINISHED")
+
+
+def _forget_after(file: Path, step: int) -> None:
+    """Leave lines of steps up to `step`, whole ones: a run that was killed may have left half a line."""
+    if file.exists():
+        kept = [line for line in file.read_text(encoding="utf-8").splitlines() if _step_of(line) <= step]
+        partial = file.with_suffix(".partial")
+        partial.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
+        partial.replace(file)
+
+
+def _step_of(line: str) -> float:
+    try:
+        return int(json.loads(line)["step"])
+    except (ValueError, KeyError, TypeError):
+        return math.inf
 
 
 def _mlflow(config: TrainConfig) -> Any:

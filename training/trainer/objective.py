@@ -1,6 +1,7 @@
 """What is minimised: a main loss, center loss beside it, a teacher's terms, as the configuration says."""
 
 import inspect
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -30,6 +31,15 @@ class Terms:
     def main(self) -> Tensor:
         """What the guard looks at: the main loss, or without one the sum."""
         return self.parts.get("main", self.total.detach())
+
+    @staticmethod
+    def mean(terms: Sequence["Terms"]) -> "Terms":
+        """Of the micro-batches of one step, which have as many photos each; the sum is detached."""
+        if len(terms) == 1:
+            return terms[0]
+        total = torch.stack([each.total.detach() for each in terms]).mean()
+        parts = {name: torch.stack([each.parts[name] for each in terms]).mean() for name in terms[0].parts}
+        return Terms(total, parts)  # triplets, which have more to watch, are never accumulated
 
 
 @dataclass(slots=True)
