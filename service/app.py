@@ -24,7 +24,7 @@ from models.image import ImageLimits, Pixels
 from models.registry import Registry
 from models.runtime import Session, SessionOptions
 from service.domain import Vector
-from service.errors import InvalidRequestError
+from service.errors import InvalidRequestError, StorageError
 from service.faces import Faces, embed_function
 from service.gallery.embedded import EmbeddedGallery
 from service.grpc_api.server import GrpcOptions, GrpcParts, GrpcServer
@@ -38,6 +38,8 @@ from service.people import People
 from service.rest.app import RestOptions, RestParts, create_app
 from service.rest.protocol import HttpProtocol
 from service.security.access import Access
+from service.security.keyfolder import KeyFolder, open_keys
+from service.security.master import write_new
 from service.security.receipts import ReceiptSigner
 from service.settings import Settings
 
@@ -119,13 +121,26 @@ def serve(settings: Settings) -> None:
     if settings.grpc_port:  # gRPC binds its port itself, later; a port in use is told now, and in one line
         listen(settings.host, settings.grpc_port).close()
     registry = open_registry(settings, log.info)
-    gallery = EmbeddedGallery(settings.data_dir)
+    keys = open_keys(settings.key_folder, settings.master_key_source)
+    _adopt_signing_key(settings, keys)
+    gallery = EmbeddedGallery(settings.data_dir, keys)
     try:
         with contextlib.closing(build_inference(settings, registry)) as inference:
-            server = _Server(settings, registry, gallery, inference, http_socket)
+            server = _Server(settings, registry, gallery, keys, inference, http_socket)
             asyncio.run(server.run())
     finally:
         gallery.close()
+
+
+def _adopt_signing_key(settings: Settings, keys: KeyFolder) -> None:
+    """Earlier versions kept it among the data; receipts that it signed must go on being told as this server's."""
+    before = settings.data_dir / "keys" / "receipts.pem"
+    if before.exists() and not keys.receipts.exists():
+        try:
+            write_new(keys.receipts, before.read_bytes())
+            before.unlink()
+        except OSError as error:
+            raise StorageError(f"cannot move {before} to {keys.receipts}: {error.strerror}") from error
 
 
 class _Server(uvicorn.Server):
@@ -136,6 +151,7 @@ class _Server(uvicorn.Server):
         settings: Settings,
         registry: Registry,
         gallery: EmbeddedGallery,
+        keys: KeyFolder,
         inference: Inference,
         http_socket: socket.socket,
     ) -> None:
@@ -148,7 +164,7 @@ class _Server(uvicorn.Server):
         self._stopping = asyncio.Event()
         self._grpc_stopped: asyncio.Future[None] | None = None
         self._gallery_pool = Pool("gallery", 2, settings.max_queue)
-        signer = ReceiptSigner(settings.data_dir / "keys" / "receipts.pem")
+        signer = ReceiptSigner(keys.receipts)
         self._people = People(inference.faces, gallery, self._gallery_pool, signer, settings.target_fpir)
         key = settings.api_key.get_secret_value() if settings.api_key else None
         self._access = Access(key)

@@ -187,6 +187,7 @@ class CollectionSettings:
     retention_days: int | None = None
     store_crops: bool = False
     target_fmr: float | None = None
+    require_consent: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from models.runtime import Device
 from service.errors import InvalidRequestError
 from service.security.access import is_loopback
+from service.security.keyfolder import MasterKeySource
 
 PREFIX = "FACESPHERE_"
 Port = Annotated[int, Field(ge=0, le=65535)]
@@ -26,7 +27,11 @@ class Settings(BaseSettings):
     host: str = Field("127.0.0.1", description="Address to listen on; any but loopback needs an api_key.")
     port: Port = Field(8000, description="Port of REST; 0 picks a free one.")
     grpc_port: Port = Field(50051, description="Port of gRPC; 0 picks a free one.")
-    data_dir: Path = Field(Path("data"), description="Folder of the gallery, the signing key and the models.")
+    data_dir: Path = Field(Path("data"), description="Folder of the gallery and the models.")
+    keys_dir: Path | None = Field(None, description="Folder of keyring, signing key and ledger, if not data_dir.keys.")
+    master_key: SecretStr | None = Field(None, description="Base64 of the 32 bytes that encrypt the keyring.")
+    master_key_file: Path | None = Field(None, description="A file with the same, instead.")
+    master_key_command: str | None = Field(None, description="A command that prints the same: the hook for a KMS.")
     models_dir: Path | None = Field(None, description="Folder of the model registry, if not data_dir/models.")
     model: str | None = Field(None, description="Embedder to serve; the promoted one if left out.")
     detector: str | None = Field(None, description="Detector to serve; the promoted one if left out.")
@@ -70,6 +75,24 @@ class Settings(BaseSettings):
                 f"host {self.host!r} can be reached by others: set {PREFIX}API_KEY, or use --host 127.0.0.1"
             )
         return self
+
+    @model_validator(mode="after")
+    def _one_master_key(self) -> "Settings":
+        if sum(each is not None for each in (self.master_key, self.master_key_file, self.master_key_command)) > 1:
+            raise ValueError("give one of master_key, master_key_file and master_key_command")
+        return self
+
+    @property
+    def key_folder(self) -> Path:
+        """Where the keys are: beside the data folder, not in it."""
+        data = self.data_dir.absolute()
+        return self.keys_dir or data.with_name(data.name + ".keys")
+
+    @property
+    def master_key_source(self) -> MasterKeySource:
+        """Where the master key comes from."""
+        value = self.master_key.get_secret_value() if self.master_key else None
+        return MasterKeySource(value, self.master_key_file, self.master_key_command)
 
     @property
     def registry_dir(self) -> Path:

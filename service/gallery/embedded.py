@@ -1,14 +1,14 @@
 """The embedded gallery: SQLite records and FAISS indexes in one process, kept in step.
 
-A change is committed to the records first and then shown in the index. What a search finds in the index is looked up in
-the records before it is answered, so a face that was erased in between is never named.
+A change is committed to the records first and then shown in the index. What a search finds in the index is looked up
+in the records before it is answered, so a face that was erased in between is never named.
 """
 
 import contextlib
 import fcntl
 import logging
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -26,8 +26,13 @@ from service.domain import (
     Vector,
 )
 from service.errors import ContractMismatchError, StorageError
-from service.gallery.index import FlatIndex
-from service.gallery.records import Records
+from service.gallery.database import Database
+from service.gallery.errands import Errands
+from service.gallery.index import ExactIndex
+from service.gallery.migrations import prepare
+from service.gallery.records import SYSTEM
+from service.gallery.trail import Trail
+from service.security.keyfolder import KeyFolder
 
 log = logging.getLogger("facesphere.gallery")
 SWEEP_CHUNK = 1000  # faces erased while others wait
@@ -53,35 +58,52 @@ class Match:
 class EmbeddedGallery:
     """Collections of enrolled people in one folder, used by one process at a time."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, keys: KeyFolder, now: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
+        """Open a gallery, or begin one.
+
+        Args:
+            folder: of its files.
+            keys: what they are encrypted with.
+            now: the time.
+
+        Raises:
+            StorageError: another process uses the folder, or its files are damaged or not of these keys.
+        """
+        self._now = now
         try:
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             self._lock_file = (folder / "gallery.lock").open("w")
         except OSError as error:
             raise StorageError(f"cannot use {folder} for the gallery: {error.strerror}") from error
         self._writing = threading.Lock()
-        self._indexes: dict[str, FlatIndex] = {}
+        self._indexes: dict[str, ExactIndex] = {}
         with contextlib.ExitStack() as undo:
             undo.callback(self._lock_file.close)
             self._take_lock(folder)
-            self._records = Records(folder / "gallery.sqlite3")
-            undo.callback(self._records.close)
-            self._overwrite_if_pending()  # an earlier process was stopped before it could
+            self._database = Database(folder / "gallery.sqlite3", now)
+            undo.callback(self._database.close)
+            trail = Trail(self._database, keys.vault.audit_key, keys.anchor)
+            self._errands = Errands(self._database, keys.vault, keys.ledger)
+            self._records = prepare(self._database, keys.vault, trail, self._errands)
+            trail.check_anchor()
+            self._finish_erasing()  # an earlier process was stopped before it could
             self._build_indexes()
             undo.pop_all()
 
     def close(self) -> None:
         """Close the files and give the folder free."""
         with self._writing:
-            self._records.close()
+            self._database.close()
             self._lock_file.close()
 
-    def put_collection(self, name: str, settings: CollectionSettings, model: ModelInfo) -> tuple[Collection, bool]:
+    def put_collection(
+        self, name: str, settings: CollectionSettings, model: ModelInfo, actor: str = SYSTEM
+    ) -> tuple[Collection, bool]:
         """Create a collection, or change its settings; True if it was created."""
         with self._writing:
-            created = self._records.put_collection(name, settings, model)
+            created = self._records.put_collection(name, settings, model, actor)
             if created:
-                self._indexes[name] = FlatIndex(model.dimension)
+                self._indexes[name] = ExactIndex(model.dimension)
         return self._records.collection(name), created
 
     def collections(self) -> list[Collection]:
@@ -102,7 +124,9 @@ class EmbeddedGallery:
         index = self._indexes.get(collection)
         return 0 if index is None else len(index)
 
-    def enrol(self, collection: str, contract_id: str, subject: str, faces: Sequence[NewFace]) -> list[StoredFace]:
+    def enrol(
+        self, collection: str, contract_id: str, subject: str, faces: Sequence[NewFace], actor: str = SYSTEM
+    ) -> list[StoredFace]:
         """Store faces durably, then make them searchable.
 
         Raises:
@@ -112,7 +136,7 @@ class EmbeddedGallery:
         """
         with self._writing:
             self._same_contract(collection, contract_id)
-            stored = self._records.add_faces(collection, subject, faces)
+            stored = self._records.add_faces(collection, subject, faces, actor)
             rows = [row for row, _ in stored]
             self._indexes[collection].add(rows, np.stack([face.embedding for face in faces]))
         return [face for _, face in stored]
@@ -138,7 +162,7 @@ class EmbeddedGallery:
             ContractMismatchError: the probe is not of the collection's contract.
         """
         self._same_contract(collection, contract_id)
-        index = self._indexes.get(collection) or FlatIndex(len(vector))  # erased since the line above
+        index = self._indexes.get(collection) or ExactIndex(len(vector))  # erased since the line above
         size, wanted = len(index), limit
         while True:
             found = index.search(vector, wanted)
@@ -148,29 +172,33 @@ class EmbeddedGallery:
                 return people[:limit], size
             wanted = min(4 * wanted, size)
 
-    def erase(self, collection: str, subject: str | None = None, face_id: str | None = None) -> Erased:
+    def erase(
+        self, collection: str, subject: str | None = None, face_id: str | None = None, actor: str = SYSTEM
+    ) -> Erased:
         """Erase a collection, a person or a face.
 
         Where another program reads the file, its bytes stay until the next erasure or sweep can overwrite them.
 
         Raises:
             NotFoundError: there is no such thing.
+            StorageFullError, StorageError: it could not be written down. It may be erased already: then it is written
+                down at the next erasure, sweep or start.
         """
         with self._writing:
             try:
-                face_ids = self._erase(collection, subject, face_id)
+                face_ids = self._erase(collection, subject, face_id, actor)
             finally:  # there may be bytes left of an earlier erasure, whatever becomes of this one
-                overwritten = self._overwrite_if_pending()
+                overwritten = self._finish_erasing()
         return Erased(face_ids, overwritten)
 
     def erase_expired(self, now: datetime | None = None) -> int:
         """Erase the faces whose retention is over, and people who have no other; the number of faces."""
-        moment, count, last = now or datetime.now(UTC), 0, SWEEP_CHUNK
+        moment, count, last = now or self._now(), 0, SWEEP_CHUNK
         while last == SWEEP_CHUNK:
             last = self._erase_some_expired(moment)
             count += last
         with self._writing:
-            self._overwrite_if_pending()
+            self._finish_erasing()
         return count
 
     def _erase_some_expired(self, now: datetime) -> int:
@@ -181,17 +209,18 @@ class EmbeddedGallery:
                 self._indexes[collection].remove(rows)
         return sum(len(rows) for rows in gone.values())
 
-    def _overwrite_if_pending(self) -> bool:
-        """Overwrite what was erased, now or earlier; False if that must wait."""
-        if self._records.overwrite_pending:
+    def _finish_erasing(self) -> bool:
+        """Write down and overwrite what was erased, now or earlier; False if overwriting must wait."""
+        self._errands.run()
+        if self._database.overwrite_pending:
             try:
-                self._records.overwrite_erased()
+                self._database.overwrite_erased()
             except StorageError as error:
                 log.warning("%s; tried again at the next erasure or sweep", error.message)
-        return not self._records.overwrite_pending
+        return not self._database.overwrite_pending
 
-    def _erase(self, collection: str, subject: str | None = None, face_id: str | None = None) -> list[str]:
-        erased = self._records.erase(collection, subject, face_id)
+    def _erase(self, collection: str, subject: str | None, face_id: str | None, actor: str) -> list[str]:
+        erased = self._records.erase(collection, subject, face_id, actor)
         if subject is None:
             self._indexes.pop(collection, None)
         elif erased:
@@ -200,7 +229,7 @@ class EmbeddedGallery:
 
     def _build_indexes(self) -> None:
         for name, rows, vectors in self._records.vectors():
-            index = FlatIndex(vectors.shape[1])
+            index = ExactIndex(vectors.shape[1])
             if rows:
                 index.add(rows, vectors)
             self._indexes[name] = index

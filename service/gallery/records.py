@@ -1,19 +1,14 @@
 """Enrolled people in SQLite: the source of truth. When a call returns, what it did is on the disk."""
 
-import contextlib
-import errno
 import json
-import os
-import sqlite3
-import threading
 import uuid
 from collections.abc import Iterator, Sequence
-from datetime import UTC, datetime
-from pathlib import Path
-from typing import Any
+from dataclasses import replace
+from datetime import datetime
 
 import numpy as np
 
+from models.preprocess import Vectors
 from service.domain import (
     Collection,
     CollectionSettings,
@@ -25,89 +20,64 @@ from service.domain import (
     SubjectSummary,
     Vector,
 )
-from service.errors import NotFoundError, StorageError, StorageFullError
-from service.gallery.schema import prepare
+from service.errors import NotFoundError, StorageError
+from service.gallery.database import Database, Row
+from service.gallery.errands import Errands
+from service.gallery.sealing import (
+    EMPTY,
+    CollectionRow,
+    FaceRow,
+    SubjectRow,
+    checked,
+    combined,
+    crop_context,
+    vector_context,
+)
+from service.gallery.trail import Trail
+from service.security.ledger import Erasure
+from service.security.vault import Cipher, Vault
 
-Row = tuple[Any, ...]
-
-_WAIT_MS = 5000
-_WAIT_TO_OVERWRITE_MS = 200  # an answer waits for this; a reader that stays longer is left to the next attempt
-_FACE = "faces.face_id, faces.quality, faces.consent, faces.crop IS NOT NULL, faces.created_at"
+SYSTEM = "system"  # who does what nobody asked for, such as the retention sweep
+_CHUNK = 4096
+_COLLECTION = (
+    "id, uid, name, purpose, retention_days, store_crops, require_consent, target_fmr, model_id, contract_id,"
+    " dimension, created_at, tally, mac"
+)
+_SUBJECT = "s.id, s.uid, s.name, s.created_at, s.mac"
+_FACE = "f.id, f.face_id, f.contract_id, f.quality, f.consent, f.crop IS NOT NULL, f.created_at, f.mac"
 
 
 class Records:
-    """One SQLite file. Calls may come from several threads; they take turns.
+    """Collections, people and faces. Calls may come from several threads; they take turns.
 
-    While bytes of something erased may still be in the files, a file `<name>.overwrite-pending` lies beside it, so that
-    a program that was stopped in between knows of them when it starts again.
+    Every row that is answered with is checked against its tag (sealing.py); vectors and crops are encrypted.
     """
 
-    def __init__(self, path: Path) -> None:
-        self._lock = threading.RLock()
-        self._marker = path.with_suffix(".overwrite-pending")
-        try:
-            # SQLite gives its side files the rights of this one, so they are set before it is opened.
-            path.touch(mode=0o600)
-            path.chmod(0o600)
-            # Transactions are begun by hand, so that several statements become durable together or not at all.
-            self._db = sqlite3.connect(path, _WAIT_MS / 1000, check_same_thread=False, isolation_level=None)
-            with contextlib.ExitStack() as undo:
-                undo.callback(self._db.close)
-                prepare(self._db)
-                self._pending = self._marker.exists()
-                undo.pop_all()
-        except (OSError, sqlite3.DatabaseError) as error:
-            raise StorageError(f"{path} cannot be opened as a gallery: {error}") from error
+    def __init__(self, database: Database, vault: Vault, trail: Trail, errands: Errands) -> None:
+        self._database = database
+        self._vault = vault
+        self._trail = trail
+        self._errands = errands
 
-    @property
-    def overwrite_pending(self) -> bool:
-        """Whether bytes of something erased may still be in the files."""
-        return self._pending
-
-    def close(self) -> None:
-        """Close the file; what is in the write-ahead log goes into it."""
-        with self._lock:
-            self._db.close()
-
-    def put_collection(self, name: str, settings: CollectionSettings, model: ModelInfo) -> bool:
+    def put_collection(self, name: str, settings: CollectionSettings, model: ModelInfo, actor: str = SYSTEM) -> bool:
         """Create a collection or change its settings; its model stays what it was. True if it was created."""
-        with self._transaction():
-            exists = self._db.execute("SELECT 1 FROM collections WHERE name = ?", (name,)).fetchone()
-            values = (settings.purpose, settings.retention_days, settings.store_crops, settings.target_fmr)
-            if exists:
-                self._db.execute(
-                    "UPDATE collections SET purpose=?, retention_days=?, store_crops=?, target_fmr=? WHERE name=?",
-                    (*values, name),
-                )
+        with self._trail.change():
+            row = self._find(name)
+            if row is None:
+                self._trail.add(actor, "collection.create", collection=self._create(name, settings, model).uid)
             else:
-                self._db.execute(
-                    "INSERT INTO collections (purpose, retention_days, store_crops, target_fmr, name, model_id,"
-                    " contract_id, dimension, created_at) VALUES (?,?,?,?,?,?,?,?,?)",
-                    (*values, name, model.id, model.contract_id, model.dimension, _now()),
-                )
-        return not exists
+                self._update(row, replace(row, settings=settings))
+                self._trail.add(actor, "collection.change", collection=row.uid)
+        return row is None
 
     def collections(self, name: str | None = None) -> list[Collection]:
         """All collections by name, or the one of that name."""
-        rows = self._read(
-            "SELECT c.name, c.purpose, c.retention_days, c.store_crops, c.target_fmr, c.model_id, c.contract_id,"
-            " c.dimension, c.created_at,"
-            " (SELECT count(*) FROM subjects s WHERE s.collection = c.id),"
-            " (SELECT count(*) FROM subjects s JOIN faces f ON f.subject = s.id WHERE s.collection = c.id)"
-            " FROM collections c WHERE ?1 IS NULL OR c.name = ?1 ORDER BY c.name",
-            (name,),
-        )
-        return [
-            Collection(
-                name=row[0],
-                settings=CollectionSettings(row[1], row[2], bool(row[3]), row[4]),
-                model=ModelInfo(row[5], row[6], row[7]),
-                created_at=row[8],
-                subjects=row[9],
-                faces=row[10],
+        with self._database.holding():
+            rows = self._database.read(
+                f"SELECT {_COLLECTION} FROM collections WHERE ?1 IS NULL OR name = ?1 ORDER BY name",  # noqa: S608
+                (name,),
             )
-            for row in rows
-        ]
+            return [self._counted(self._checked_collection(row)) for row in rows]
 
     def collection(self, name: str) -> Collection:
         """One collection.
@@ -115,10 +85,8 @@ class Records:
         Raises:
             NotFoundError: there is none of that name.
         """
-        found = self.collections(name)
-        if not found:
-            raise NotFoundError(f"there is no collection {name!r}", collection=name)
-        return found[0]
+        with self._database.holding():
+            return self._counted(self._look_up(name))
 
     def collection_info(self, name: str) -> tuple[CollectionSettings, ModelInfo]:
         """Settings and model of a collection, in a time that does not grow with its people.
@@ -126,8 +94,8 @@ class Records:
         Raises:
             NotFoundError: there is none of that name.
         """
-        _, settings, model = self._look_up(name)
-        return settings, model
+        row = self._look_up(name)
+        return row.settings, row.model
 
     def model_of(self, name: str) -> ModelInfo:
         """The model of a collection, as cheaply.
@@ -135,26 +103,40 @@ class Records:
         Raises:
             NotFoundError: there is none of that name.
         """
-        return self.collection_info(name)[1]
+        return self._look_up(name).model
 
-    def add_faces(self, collection: str, subject: str, faces: Sequence[NewFace]) -> list[tuple[int, StoredFace]]:
+    def uids(self, collection: str, subject: str | None = None) -> tuple[str, str | None]:
+        """The names that a collection and a person of it have in the audit log; None where there is no such person.
+
+        Raises:
+            NotFoundError: no such collection.
+        """
+        with self._database.holding():
+            row = self._look_up(collection)
+            found = None if subject is None else self._find_subject(row, subject)
+        return row.uid, found.uid if found else None
+
+    def add_faces(
+        self, collection: str, subject: str, faces: Sequence[NewFace], actor: str = SYSTEM
+    ) -> list[tuple[int, StoredFace]]:
         """Store faces of a person, who is created if new. Row numbers and what was stored, in order.
 
         Raises:
             NotFoundError: no such collection.
             StorageFullError: no room; nothing was stored.
         """
-        now = _now()
-        with self._transaction():
-            number, _, model = self._look_up(collection)
-            self._db.execute(
-                "INSERT INTO subjects (collection, name, created_at) VALUES (?,?,?) ON CONFLICT DO NOTHING",
-                (number, subject, now),
-            )
-            (owner,) = self._db.execute(
-                "SELECT id FROM subjects WHERE collection = ? AND name = ?", (number, subject)
-            ).fetchone()
-            return [self._add_face(owner, model.contract_id, face, now) for face in faces]
+        with self._trail.change():
+            row, macs = self._look_up(collection), []
+            person = self._find_subject(row, subject)
+            if person is None:
+                person, mac = self._add_subject(row, subject)
+                macs.append(mac)
+            added = [self._add_face(row, person, face) for face in faces]
+            macs += [mac for _, _, mac in added]
+            self._update(row, replace(row, tally=combined(row.tally, *macs)))
+            ids = [stored.face_id for _, stored, _ in added]
+            self._trail.add(actor, "enrol", collection=row.uid, subject=person.uid, faces=ids)
+        return [(number, stored) for number, stored, _ in added]
 
     def subject(self, collection: str, name: str) -> Subject:
         """A person and what is kept of their faces, oldest first.
@@ -162,10 +144,13 @@ class Records:
         Raises:
             NotFoundError: no such collection or person.
         """
-        with self._lock:
-            owner, created_at = self._subject_row(collection, name)
-            rows = self._read(f"SELECT {_FACE} FROM faces WHERE subject = ? ORDER BY id", (owner,))  # noqa: S608
-        return Subject(name, created_at, [_stored(row) for row in rows])
+        with self._database.holding():
+            row = self._look_up(collection)
+            person = self._look_up_subject(row, name)
+            rows = self._database.read(f"SELECT {_FACE} FROM faces f WHERE f.subject = ? ORDER BY f.id", (person.id,))  # noqa: S608
+            cipher = self._vault.cipher(row.uid)
+            faces = [_checked_face(each, person.uid, cipher) for each in rows]
+        return Subject(name, person.created_at, [_stored(face) for face in faces])
 
     def subjects(self, collection: str, after: str, limit: int) -> Page:
         """People by name, those after `after`, at most `limit`.
@@ -173,14 +158,16 @@ class Records:
         Raises:
             NotFoundError: no such collection.
         """
-        with self._lock:
-            number, _, _ = self._look_up(collection)
-            rows = self._read(
-                "SELECT s.name, s.created_at, (SELECT count(*) FROM faces f WHERE f.subject = s.id)"
-                " FROM subjects s WHERE s.collection = ? AND s.name > ? ORDER BY s.name LIMIT ?",
-                (number, after, limit + 1),
+        with self._database.holding():
+            row = self._look_up(collection)
+            rows = self._database.read(
+                f"SELECT {_SUBJECT}, (SELECT count(*) FROM faces f WHERE f.subject = s.id) FROM subjects s"  # noqa: S608
+                " WHERE s.collection = ? AND s.name > ? ORDER BY s.name LIMIT ?",
+                (row.id, after, limit + 1),
             )
-        shown = [SubjectSummary(*row) for row in rows[:limit]]
+            cipher = self._vault.cipher(row.uid)
+            people = [(_checked_subject(each, row.uid, cipher), each[5]) for each in rows[:limit]]
+        shown = [SubjectSummary(person.name, person.created_at, count) for person, count in people]
         return Page(shown, shown[-1].name if len(rows) > limit else None)
 
     def vectors_of(self, collection: str, subject: str) -> list[tuple[str, Vector]]:
@@ -189,232 +176,391 @@ class Records:
         Raises:
             NotFoundError: no such collection or person.
         """
-        with self._lock:
-            owner, _ = self._subject_row(collection, subject)
-            rows = self._read("SELECT face_id, vector FROM faces WHERE subject = ? ORDER BY id", (owner,))
-        return [(face_id, np.frombuffer(blob, dtype="<f4")) for face_id, blob in rows]
+        with self._database.holding():
+            row = self._look_up(collection)
+            person = self._look_up_subject(row, subject)
+            rows = self._database.read(
+                f"SELECT {_FACE}, f.vector FROM faces f WHERE f.subject = ? ORDER BY f.id",  # noqa: S608
+                (person.id,),
+            )
+            cipher = self._vault.cipher(row.uid)
+            return [_face_and_vector(each, person.uid, row, cipher) for each in rows]
 
-    def vectors(self) -> Iterator[tuple[str, list[int], Vector]]:
-        """Per collection: name, row numbers and vectors (N, D), to build the index from.
+    def crops_of(self, collection: str, subject: str) -> dict[str, bytes]:
+        """The stored crop, a PNG, of each face of a person that has one, by face_id.
 
         Raises:
-            StorageError: a row is of another contract or length than its collection.
+            NotFoundError: no such collection or person.
         """
-        for collection in self.collections():
-            rows = self._read(
-                "SELECT f.id, f.vector, f.contract_id FROM faces f JOIN subjects s ON s.id = f.subject"
-                " JOIN collections c ON c.id = s.collection WHERE c.name = ? ORDER BY f.id",
-                (collection.name,),
+        with self._database.holding():
+            row = self._look_up(collection)
+            person = self._look_up_subject(row, subject)
+            rows = self._database.read(
+                "SELECT face_id, crop FROM faces WHERE subject = ? AND crop IS NOT NULL ORDER BY id", (person.id,)
             )
-            size = 4 * collection.model.dimension
-            if any(len(row[1]) != size or row[2] != collection.model.contract_id for row in rows):
-                raise StorageError(f"collection {collection.name} holds a face of another model")
-            matrix = np.frombuffer(b"".join(row[1] for row in rows), dtype="<f4")
-            yield collection.name, [row[0] for row in rows], matrix.reshape(len(rows), collection.model.dimension)
+            cipher = self._vault.cipher(row.uid)
+            return {face_id: cipher.open(crop, crop_context(face_id)) for face_id, crop in rows}
+
+    def vectors(self) -> Iterator[tuple[str, list[int], Vectors]]:
+        """Per collection: name, row numbers (N) and vectors (N, D), to build the index from. All rows are checked.
+
+        Raises:
+            StorageError: a row was changed, is missing, or is of another contract than its collection.
+        """
+        self._check_store()
+        for collection in self.collections():
+            row = self._look_up(collection.name)
+            cipher = self._vault.cipher(row.uid)
+            people, tally = self._checked_people(row, cipher)
+            numbers: list[int] = []
+            parts = [np.empty((0, row.model.dimension), np.float32)]
+            for chunk in self._faces_by_chunk(row):
+                parts.append(np.stack([_face_and_vector(each, people[each[9]], row, cipher)[1] for each in chunk]))
+                numbers += [each[0] for each in chunk]
+                tally = combined(tally, *(each[7] for each in chunk))
+            if tally != row.tally:
+                raise StorageError(f"the gallery is damaged: people or faces of collection {row.name} are missing")
+            yield row.name, numbers, np.concatenate(parts)
 
     def names_of(self, rows: Sequence[int]) -> dict[int, tuple[str, str]]:
         """Subject and face_id of those of the rows that still exist."""
-        found = self._read(
-            "SELECT f.id, s.name, f.face_id FROM faces f JOIN subjects s ON s.id = f.subject"
-            " WHERE f.id IN (SELECT value FROM json_each(?))",
+        found = self._database.read(
+            f"SELECT {_FACE}, {_SUBJECT}, c.uid FROM faces f JOIN subjects s ON s.id = f.subject"  # noqa: S608
+            " JOIN collections c ON c.id = s.collection WHERE f.id IN (SELECT value FROM json_each(?))",
             (json.dumps(list(rows)),),
         )
-        return {row: (subject, face_id) for row, subject, face_id in found}
+        names = {}
+        for each in found:
+            if not self._vault.knows(each[13]):
+                continue  # its collection is being erased
+            cipher = self._vault.cipher(each[13])
+            person = _checked_subject(each[8:13], each[13], cipher)
+            names[each[0]] = (person.name, _checked_face(each, person.uid, cipher).face_id)
+        return names
 
-    def erase(self, collection: str, subject: str | None = None, face_id: str | None = None) -> list[tuple[int, str]]:
+    def erase(
+        self, collection: str, subject: str | None = None, face_id: str | None = None, actor: str = SYSTEM
+    ) -> list[tuple[int, str]]:
         """Erase a collection, a person of it, or one of their faces; row numbers and face_ids of what went.
 
-        A person whose last face is erased stays, without faces. `overwrite_erased` makes the bytes unreadable.
+        A person whose last face is erased stays, without faces. What must be done beside the file is left as errands;
+        `Database.overwrite_erased` makes the bytes unreadable.
 
         Raises:
             NotFoundError: there is no such thing.
         """
-        with self._transaction():
-            erased = self._erase(collection, subject, face_id)
-            self._note_pending()
-            return erased
+        with self._trail.change():
+            row = self._look_up(collection)
+            erased = self._erase_collection(row) if subject is None else self._erase_person(row, subject, face_id)
+            numbers, person = erased
+            faces = tuple(face for _, face in numbers)
+            what = "collection" if subject is None else "subject" if face_id is None else "face"
+            self._note_erased(row, person if what == "subject" else None, faces if what != "collection" else ())
+            if what == "collection":
+                self._errands.note_destroy(row.uid)
+            self._trail.add(actor, f"erase.{what}", collection=row.uid, subject=person, faces=list(faces))
+        return numbers
 
     def erase_expired(self, now: datetime, limit: int) -> dict[str, list[int]]:
         """Erase up to `limit` faces whose retention is over, and people who then have none; row numbers by collection.
 
-        `overwrite_erased` makes the bytes unreadable.
+        `Database.overwrite_erased` makes the bytes unreadable.
         """
-        gone: dict[str, list[int]] = {}
-        with self._transaction():
-            for collection, row, _ in self.expired(now, limit):
-                gone.setdefault(collection, []).append(row)
-            if gone:
-                self._erase_rows([row for rows in gone.values() for row in rows])
-                self._note_pending()
-        return gone
-
-    def overwrite_erased(self) -> None:
-        """Leave no byte of what was erased in the files.
-
-        SQLite zeroes deleted cells (secure_delete), but a cell that once moved to another page has left a copy in the
-        gap behind it, and the write-ahead log holds old pages. So the file is written anew and the log emptied, which
-        takes longer the larger the gallery is.
-
-        Raises:
-            StorageError: it is erased, but its bytes may still be on the disk: `overwrite_pending` stays true.
-        """
-        with self._lock:
-            try:
-                self._db.execute(f"PRAGMA busy_timeout = {_WAIT_TO_OVERWRITE_MS}")
-                self._empty_log()  # first: a reader in the way is found before the file is copied in vain
-                self._db.execute("VACUUM")
-                self._empty_log()
-                self._marker.unlink(missing_ok=True)
-            except (OSError, sqlite3.DatabaseError) as error:
-                raise StorageError(f"it is erased, but its bytes cannot be overwritten: {error}") from error
-            finally:
-                with contextlib.suppress(sqlite3.DatabaseError):
-                    self._db.execute(f"PRAGMA busy_timeout = {_WAIT_MS}")
-            self._pending = False
+        by_collection: dict[str, list[int]] = {}
+        for collection, number, _ in self.expired(now, limit):
+            by_collection.setdefault(collection, []).append(number)
+        for collection, numbers in by_collection.items():
+            with self._trail.change():
+                self._erase_rows(self._look_up(collection), numbers)
+        return by_collection
 
     def expired(self, now: datetime, limit: int = -1) -> list[tuple[str, int, str]]:
         """Collection, row number and face_id of faces whose collection's retention_days are over, oldest first."""
-        return self._read(
+        return self._database.read(
             "SELECT c.name, f.id, f.face_id FROM faces f JOIN subjects s ON s.id = f.subject"
             " JOIN collections c ON c.id = s.collection WHERE c.retention_days IS NOT NULL"
             " AND julianday(f.created_at) + c.retention_days <= julianday(?) ORDER BY f.created_at LIMIT ?",
             (now.isoformat(), limit),
         )
 
-    def _empty_log(self) -> None:
-        busy, _, _ = self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
-        if busy:  # only a reader outside this program, such as a backup, can be in the way
-            raise StorageError("it is erased, but another program reads the gallery and keeps the old bytes on disk")
-
-    def _note_pending(self) -> None:
-        """Before a commit: were it done after, a crash in between would leave bytes that nobody knows of."""
-        try:
-            if not self._marker.exists():
-                self._marker.touch(mode=0o600)
-                _fsync(self._marker.parent)
-        except OSError as error:
-            if error.errno in (errno.ENOSPC, errno.EDQUOT):
-                raise StorageFullError("the disk is full; nothing was changed") from error
-            raise StorageError(f"the gallery cannot be written: {error.strerror}") from error
-        self._pending = True
-
-    def _look_up(self, name: str) -> tuple[int, CollectionSettings, ModelInfo]:
-        """Row number, settings and model of a collection, without counting its people."""
-        row = self._one(
-            "SELECT id, purpose, retention_days, store_crops, target_fmr, model_id, contract_id, dimension"
-            " FROM collections WHERE name = ?",
-            (name,),
+    def forget(self, erasure: Erasure) -> None:
+        """Erase again what a backup has brought back; nothing happens where it is not there."""
+        found = self._database.one(
+            "SELECT c.name, s.name FROM collections c LEFT JOIN subjects s ON s.collection = c.id AND s.uid = ?2"
+            " WHERE c.uid = ?1",
+            (erasure.collection, erasure.subject),
         )
+        if found is None:
+            return
+        collection, subject = found
+        if erasure.subject is None and not erasure.faces:
+            self.erase(collection)
+        elif erasure.subject is not None and subject is not None:
+            self.erase(collection, subject)
+        else:
+            self._forget_faces(collection, erasure.faces)
+
+    def _forget_faces(self, collection: str, face_ids: Sequence[str]) -> None:
+        rows = self._database.read(
+            "SELECT s.name, f.face_id FROM faces f JOIN subjects s ON s.id = f.subject"
+            " JOIN collections c ON c.id = s.collection WHERE c.name = ?"
+            " AND f.face_id IN (SELECT value FROM json_each(?))",
+            (collection, json.dumps(list(face_ids))),
+        )
+        for subject, face_id in rows:
+            self.erase(collection, subject, face_id)
+
+    def adopt_collection(self, name: str, settings: CollectionSettings, model: ModelInfo, created_at: str) -> None:
+        """A collection out of an older file; inside a transaction."""
+        self._create(name, settings, model, created_at)
+
+    def adopt_subject(
+        self, collection: str, name: str, created_at: str, faces: Sequence[tuple[str, str, NewFace]]
+    ) -> None:
+        """A person out of an older file, with face_id, date and content of each face; inside a transaction."""
+        row = self._look_up(collection)
+        person, mac = self._add_subject(row, name, created_at)
+        macs = [self._add_face(row, person, face, face_id, at)[2] for face_id, at, face in faces]
+        self._update(row, replace(row, tally=combined(row.tally, mac, *macs)))
+
+    # Below: one row at a time, inside of what holds the database.
+
+    def _find(self, name: str) -> CollectionRow | None:
+        row = self._database.one(f"SELECT {_COLLECTION} FROM collections WHERE name = ?", (name,))  # noqa: S608
+        return None if row is None else self._checked_collection(row)
+
+    def _look_up(self, name: str) -> CollectionRow:
+        row = self._find(name)
         if row is None:
             raise NotFoundError(f"there is no collection {name!r}", collection=name)
-        return row[0], CollectionSettings(row[1], row[2], bool(row[3]), row[4]), ModelInfo(*row[5:])
+        return row
 
-    def _add_face(self, owner: int, contract: str, face: NewFace, now: str) -> tuple[int, StoredFace]:
-        face_id = uuid.uuid4().hex
-        cursor = self._db.execute(
-            "INSERT INTO faces (face_id, subject, contract_id, vector, quality, consent, crop, created_at)"
-            " VALUES (?,?,?,?,?,?,?,?)",
+    def _checked_collection(self, row: Row) -> CollectionRow:
+        settings = CollectionSettings(row[3], row[4], bool(row[5]), row[7], bool(row[6]))
+        model = ModelInfo(row[8], row[9], row[10])
+        collection = CollectionRow(row[0], row[1], row[2], settings, model, row[11], row[12])
+        return checked(collection, row[13], self._vault.cipher(row[1]))
+
+    def _counted(self, row: CollectionRow) -> Collection:
+        counts = self._database.one(
+            "SELECT (SELECT count(*) FROM subjects WHERE collection = ?1),"
+            " (SELECT count(*) FROM subjects s JOIN faces f ON f.subject = s.id WHERE s.collection = ?1)",
+            (row.id,),
+        )
+        subjects, faces = counts or (0, 0)
+        return Collection(row.name, row.settings, row.model, subjects, faces, row.created_at)
+
+    def _create(
+        self, name: str, settings: CollectionSettings, model: ModelInfo, created_at: str | None = None
+    ) -> CollectionRow:
+        uid = uuid.uuid4().hex
+        self._vault.create(uid)
+        number = self._database.next_id("collections")
+        row = CollectionRow(number, uid, name, settings, model, created_at or self._database.now(), EMPTY)
+        about_model = (model.id, model.contract_id, model.dimension)
+        self._database.write(
+            f"INSERT INTO collections ({_COLLECTION}) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?)",  # noqa: S608
+            (number, uid, name, *_settings(settings), *about_model, row.created_at, row.tally, self._mac(row)),
+        )
+        self._tally_store(self._mac(row))
+        return row
+
+    def _update(self, old: CollectionRow, new: CollectionRow) -> None:
+        self._database.write(
+            "UPDATE collections SET purpose=?, retention_days=?, store_crops=?, require_consent=?, target_fmr=?,"
+            " tally=?, mac=? WHERE id=?",
+            (*_settings(new.settings), new.tally, self._mac(new), new.id),
+        )
+        self._tally_store(self._mac(old), self._mac(new))
+
+    def _mac(self, row: CollectionRow) -> bytes:
+        return row.mac(self._vault.cipher(row.uid))
+
+    def _tally_store(self, *macs: bytes) -> None:
+        uid, created_at, tally = self._checked_store()
+        tally = combined(tally, *macs)
+        self._database.write("UPDATE store SET tally=?, mac=?", (tally, store_mac(self._vault, uid, created_at, tally)))
+
+    def _checked_store(self) -> tuple[str, str, bytes]:
+        row = self._database.one("SELECT uid, created_at, tally, mac FROM store")
+        if row is None or store_mac(self._vault, *row[:3]) != row[3]:
+            raise StorageError("the gallery is damaged: its first row is not what was stored; restore a backup")
+        return row[0], row[1], row[2]
+
+    def _check_store(self) -> None:
+        """That no collection is missing."""
+        with self._database.holding():
+            _, _, tally = self._checked_store()
+            rows = self._database.read("SELECT mac FROM collections")
+        if combined(EMPTY, *(mac for (mac,) in rows)) != tally:
+            raise StorageError("the gallery is damaged: a collection is missing; restore a backup")
+
+    def _find_subject(self, collection: CollectionRow, name: str) -> SubjectRow | None:
+        row = self._database.one(
+            f"SELECT {_SUBJECT} FROM subjects s WHERE s.collection = ? AND s.name = ?",  # noqa: S608
+            (collection.id, name),
+        )
+        return None if row is None else _checked_subject(row, collection.uid, self._vault.cipher(collection.uid))
+
+    def _look_up_subject(self, collection: CollectionRow, name: str) -> SubjectRow:
+        person = self._find_subject(collection, name)
+        if person is None:
+            raise NotFoundError(f"there is no subject {name!r} in {collection.name!r}", subject=name)
+        return person
+
+    def _add_subject(
+        self, collection: CollectionRow, name: str, created_at: str | None = None
+    ) -> tuple[SubjectRow, bytes]:
+        number = self._database.next_id("subjects")
+        row = SubjectRow(number, uuid.uuid4().hex, collection.uid, name, created_at or self._database.now())
+        mac = row.mac(self._vault.cipher(collection.uid))
+        self._database.write(
+            "INSERT INTO subjects (id, uid, collection, name, created_at, mac) VALUES (?,?,?,?,?,?)",
+            (number, row.uid, collection.id, name, row.created_at, mac),
+        )
+        return row, mac
+
+    def _add_face(
+        self,
+        collection: CollectionRow,
+        person: SubjectRow,
+        face: NewFace,
+        face_id: str | None = None,
+        created_at: str | None = None,
+    ) -> tuple[int, StoredFace, bytes]:
+        number, contract = self._database.next_id("faces"), collection.model.contract_id
+        face_id, created_at = face_id or uuid.uuid4().hex, created_at or self._database.now()
+        cipher, has_crop = self._vault.cipher(collection.uid), face.crop is not None
+        # Row values as SQLite gives them back: a quality of 1 would come back as 1.0, and have another tag.
+        quality = None if face.quality is None else float(face.quality)
+        row = FaceRow(number, face_id, person.uid, contract, quality, face.consent, has_crop, created_at)
+        mac = row.mac(cipher)
+        self._database.write(
+            "INSERT INTO faces (id, face_id, subject, contract_id, vector, quality, consent, crop, created_at, mac)"
+            " VALUES (?,?,?,?,?,?,?,?,?,?)",
             (
+                number,
                 face_id,
-                owner,
+                person.id,
                 contract,
-                face.embedding.astype("<f4").tobytes(),
-                face.quality,
+                cipher.seal(face.embedding.astype("<f4").tobytes(), vector_context(face_id, contract)),
+                quality,
                 face.consent,
-                face.crop,
-                now,
+                None if face.crop is None else cipher.seal(face.crop, crop_context(face_id)),
+                row.created_at,
+                mac,
             ),
         )
-        assert cursor.lastrowid is not None
-        return cursor.lastrowid, StoredFace(face_id, face.quality, face.consent, face.crop is not None, now)
+        return number, _stored(row), mac
 
-    def _erase(self, collection: str, subject: str | None, face_id: str | None) -> list[tuple[int, str]]:
-        if subject is None:
-            number, _, _ = self._look_up(collection)
-            erased = self._read(
-                "SELECT f.id, f.face_id FROM faces f JOIN subjects s ON s.id = f.subject WHERE s.collection = ?",
-                (number,),
-            )
-            self._db.execute("DELETE FROM collections WHERE id = ?", (number,))
-            return erased
-        owner, _ = self._subject_row(collection, subject)
-        erased = self._read(
-            "SELECT id, face_id FROM faces WHERE subject = ?1 AND (?2 IS NULL OR face_id = ?2)",
-            (owner, face_id),
+    def _checked_people(self, collection: CollectionRow, cipher: Cipher) -> tuple[dict[int, str], bytes]:
+        """uid of each person by row number, and the tally of their tags."""
+        rows = self._database.read(
+            f"SELECT {_SUBJECT} FROM subjects s WHERE s.collection = ?",  # noqa: S608
+            (collection.id,),
         )
+        people = {row[0]: _checked_subject(row, collection.uid, cipher).uid for row in rows}
+        return people, combined(EMPTY, *(row[4] for row in rows))
+
+    def _faces_by_chunk(self, collection: CollectionRow) -> Iterator[list[Row]]:
+        last = 0
+        while True:
+            rows = self._database.read(
+                f"SELECT {_FACE}, f.vector, f.subject FROM faces f JOIN subjects s ON s.id = f.subject"  # noqa: S608
+                " WHERE s.collection = ? AND f.id > ? ORDER BY f.id LIMIT ?",
+                (collection.id, last, _CHUNK),
+            )
+            if not rows:
+                return
+            yield rows
+            last = rows[-1][0]
+
+    def _erase_collection(self, row: CollectionRow) -> tuple[list[tuple[int, str]], None]:
+        erased = self._database.read(
+            "SELECT f.id, f.face_id FROM faces f JOIN subjects s ON s.id = f.subject WHERE s.collection = ?", (row.id,)
+        )
+        self._database.write("DELETE FROM collections WHERE id = ?", (row.id,))
+        self._tally_store(self._mac(row))
+        self._database.note_pending()
+        return erased, None
+
+    def _erase_person(self, row: CollectionRow, subject: str, face_id: str | None) -> tuple[list[tuple[int, str]], str]:
+        person = self._look_up_subject(row, subject)
+        erased = self._database.read(
+            "SELECT id, face_id, mac FROM faces WHERE subject = ?1 AND (?2 IS NULL OR face_id = ?2)",
+            (person.id, face_id),
+        )
+        macs = [mac for _, _, mac in erased]
         if face_id is None:
-            self._db.execute("DELETE FROM subjects WHERE id = ?", (owner,))
+            self._database.write("DELETE FROM subjects WHERE id = ?", (person.id,))
+            macs.append(person.mac(self._vault.cipher(row.uid)))
         elif not erased:
             raise NotFoundError(f"{subject!r} has no face {face_id!r}", face_id=face_id)
         else:
-            self._db.execute("DELETE FROM faces WHERE face_id = ?", (face_id,))
-        return erased
+            self._database.write("DELETE FROM faces WHERE face_id = ?", (face_id,))
+        self._update(row, replace(row, tally=combined(row.tally, *macs)))
+        self._database.note_pending()
+        return [(number, face) for number, face, _ in erased], person.uid
 
-    def _erase_rows(self, rows: Sequence[int]) -> None:
-        """Delete faces by row number, and those of their people who have no other."""
-        listed = (json.dumps(list(rows)),)
-        owners = self._read("SELECT DISTINCT subject FROM faces WHERE id IN (SELECT value FROM json_each(?))", listed)
-        self._db.execute("DELETE FROM faces WHERE id IN (SELECT value FROM json_each(?))", listed)
-        self._db.execute(
-            "DELETE FROM subjects WHERE id IN (SELECT value FROM json_each(?))"
-            " AND NOT EXISTS (SELECT 1 FROM faces WHERE faces.subject = subjects.id)",
-            (json.dumps([owner for (owner,) in owners]),),
+    def _erase_rows(self, row: CollectionRow, numbers: Sequence[int], subject_uid: str | None = None) -> None:
+        """Delete faces by row number, and those of their people (and the one of `subject_uid`) who then have none."""
+        listed = (json.dumps(list(numbers)),)
+        chosen = "WHERE id IN (SELECT value FROM json_each(?))"
+        faces = self._database.read(f"SELECT face_id, mac, subject FROM faces {chosen}", listed)  # noqa: S608
+        self._database.write(f"DELETE FROM faces {chosen}", listed)  # noqa: S608
+        owners = self._database.read(
+            "SELECT s.id, s.uid, s.mac FROM subjects s WHERE (s.id IN (SELECT value FROM json_each(?1)) OR s.uid = ?2)"
+            " AND NOT EXISTS (SELECT 1 FROM faces f WHERE f.subject = s.id)",
+            (json.dumps(sorted({owner for _, _, owner in faces})), subject_uid),
         )
+        if not faces and not owners:
+            return
+        gone = json.dumps([owner for owner, _, _ in owners])
+        self._database.write("DELETE FROM subjects WHERE id IN (SELECT value FROM json_each(?))", (gone,))
+        macs = [mac for _, mac, _ in faces] + [mac for _, _, mac in owners]
+        self._update(row, replace(row, tally=combined(row.tally, *macs)))
+        self._database.note_pending()
+        face_ids, people = [face_id for face_id, _, _ in faces], [uid for _, uid, _ in owners]
+        for person in people:
+            self._note_erased(row, person, ())
+        self._note_erased(row, None, tuple(face_ids))
+        self._trail.add(SYSTEM, "erase.expired", collection=row.uid, subjects=people, faces=face_ids)
 
-    def _subject_row(self, collection: str, subject: str) -> tuple[int, str]:
-        number, _, _ = self._look_up(collection)
-        row = self._one("SELECT id, created_at FROM subjects WHERE collection = ? AND name = ?", (number, subject))
-        if row is None:
-            raise NotFoundError(f"there is no subject {subject!r} in {collection!r}", subject=subject)
-        return row[0], row[1]
-
-    def _one(self, query: str, values: tuple[object, ...]) -> Row | None:
-        rows = self._read(query, values)
-        return rows[0] if rows else None
-
-    def _read(self, query: str, values: tuple[object, ...]) -> list[Row]:
-        with self._lock:
-            try:
-                return self._db.execute(query, values).fetchall()
-            except sqlite3.DatabaseError as error:
-                raise StorageError(f"the gallery cannot be read: {error}") from error
-
-    @contextlib.contextmanager
-    def _transaction(self) -> Iterator[None]:
-        with self._lock:
-            try:
-                self._db.execute("BEGIN IMMEDIATE")
-                yield
-                self._db.execute("COMMIT")
-            except sqlite3.DatabaseError as error:
-                self._roll_back()
-                raise _storage_error(error) from error
-            except BaseException:
-                self._roll_back()
-                raise
-
-    def _roll_back(self) -> None:
-        with contextlib.suppress(sqlite3.DatabaseError):  # closed, or rolled back by SQLite itself
-            self._db.execute("ROLLBACK")
+    def _note_erased(self, row: CollectionRow, subject: str | None, faces: tuple[str, ...]) -> None:
+        self._errands.note_erasure(Erasure(self._database.now(), row.uid, subject, faces))
 
 
-def _storage_error(error: sqlite3.DatabaseError) -> Exception:
-    if getattr(error, "sqlite_errorname", "") == "SQLITE_FULL":
-        return StorageFullError("the disk is full; nothing was changed")
-    return StorageError(f"the gallery cannot be written: {error}")
+def store_mac(vault: Vault, uid: str, created_at: str, tally: bytes) -> bytes:
+    """The tag of the one row of `store`."""
+    return vault.store.mac("store", uid, created_at, tally)
 
 
-def _fsync(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def _settings(settings: CollectionSettings) -> tuple[object, ...]:
+    return (
+        settings.purpose,
+        settings.retention_days,
+        int(settings.store_crops),
+        int(settings.require_consent),
+        settings.target_fmr,
+    )
 
 
-def _stored(row: Row) -> StoredFace:
-    return StoredFace(row[0], row[1], row[2], bool(row[3]), row[4])
+def _checked_subject(row: Row, collection_uid: str, cipher: Cipher) -> SubjectRow:
+    return checked(SubjectRow(row[0], row[1], collection_uid, row[2], row[3]), row[4], cipher)
 
 
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="milliseconds")
+def _checked_face(row: Row, subject_uid: str, cipher: Cipher) -> FaceRow:
+    face = FaceRow(row[0], row[1], subject_uid, row[2], row[3], row[4], bool(row[5]), row[6])
+    return checked(face, row[7], cipher)
+
+
+def _face_and_vector(row: Row, subject_uid: str, collection: CollectionRow, cipher: Cipher) -> tuple[str, Vector]:
+    face = _checked_face(row, subject_uid, cipher)
+    plain = cipher.open(row[8], vector_context(face.face_id, face.contract_id))
+    if len(plain) != 4 * collection.model.dimension or face.contract_id != collection.model.contract_id:
+        raise StorageError(f"collection {collection.name} holds a face of another model")
+    return face.face_id, np.frombuffer(plain, dtype="<f4")
+
+
+def _stored(face: FaceRow) -> StoredFace:
+    return StoredFace(face.face_id, face.quality, face.consent, face.has_crop, face.created_at)

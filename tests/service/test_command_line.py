@@ -16,12 +16,12 @@ import click
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from galleries import open_gallery
 from live_server import command, environment
 from photos import ROOT, astronaut, encode
 
 from models import zoo
 from service.__main__ import main
-from service.gallery.embedded import EmbeddedGallery
 
 
 @dataclass(frozen=True)
@@ -325,7 +325,7 @@ def test_a_grpc_port_in_use_is_one_line(process: Run) -> None:
 
 
 def test_a_data_folder_in_use_is_one_line(process: Run, tmp_path: Path) -> None:
-    with closing(EmbeddedGallery(tmp_path / "data")):
+    with closing(open_gallery(tmp_path / "data")):
         line = _failed(process("serve", "--port", "0", "--grpc-port", "0", log_level="error"))
 
     assert line == "Error: data is in use by another process"

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 from enrolment import DIMENSION, MODEL, SETTINGS, files_with, near, new_face, new_faces, units
+from galleries import Clock, open_gallery, stored_bytes
 from photos import ROOT
 
 from models.preprocess import l2_normalize
@@ -30,7 +31,7 @@ CONTRACT = MODEL.contract_id
 @pytest.fixture
 def gallery(tmp_path: Path) -> Iterator[EmbeddedGallery]:
     """A gallery with an empty collection `lab`."""
-    with closing(EmbeddedGallery(tmp_path / "data")) as gallery:
+    with closing(open_gallery(tmp_path / "data")) as gallery:
         gallery.put_collection("lab", SETTINGS, MODEL)
         yield gallery
 
@@ -163,7 +164,7 @@ def test_creating_says_so_and_changing_keeps_the_people(gallery: EmbeddedGallery
 def test_everything_survives_closing_and_reopening(tmp_path: Path) -> None:
     people = {f"person {number}": units(number, 3) for number in range(10)}
     probe = units(77, 1)[0]
-    with closing(EmbeddedGallery(tmp_path)) as before:
+    with closing(open_gallery(tmp_path)) as before:
         before.put_collection("lab", SETTINGS, MODEL)
         before.put_collection("empty", SETTINGS, MODEL)
         ids = _enrol(before, people)
@@ -173,7 +174,7 @@ def test_everything_survives_closing_and_reopening(tmp_path: Path) -> None:
         page = before.subjects("lab", "", 100)
         collections = before.collections()
 
-    with closing(EmbeddedGallery(tmp_path)) as after:
+    with closing(open_gallery(tmp_path)) as after:
         assert after.search("lab", CONTRACT, probe, 1000) == found
         assert found[1] == 26
         assert after.subjects("lab", "", 100) == page
@@ -187,10 +188,10 @@ ENROL_FOREVER = """
 import sys
 from pathlib import Path
 from enrolment import MODEL, SETTINGS, new_faces, units
-from service.gallery.embedded import EmbeddedGallery
+from galleries import open_gallery
 
 turn = int(sys.argv[2])
-gallery = EmbeddedGallery(Path(sys.argv[1]))
+gallery = open_gallery(Path(sys.argv[1]))
 gallery.put_collection("lab", SETTINGS, MODEL)
 number = 0
 while True:
@@ -226,7 +227,7 @@ def test_a_killed_process_loses_nothing_that_it_acknowledged(tmp_path: Path, kil
                     acknowledged[face_id] = name
 
         # The lock is free again without a word, and nothing is half there: both faces of a person, or neither.
-        with closing(EmbeddedGallery(tmp_path)) as gallery:
+        with closing(open_gallery(tmp_path)) as gallery:
             page = gallery.subjects("lab", "", 100_000)
             stored = {
                 face.face_id: person.name
@@ -243,8 +244,8 @@ def test_a_killed_process_loses_nothing_that_it_acknowledged(tmp_path: Path, kil
 
 HOLD = """
 from pathlib import Path
-from service.gallery.embedded import EmbeddedGallery
-gallery = EmbeddedGallery(Path(sys.argv[1]))
+from galleries import open_gallery
+gallery = open_gallery(Path(sys.argv[1]))
 print("ready", flush=True)
 sys.stdin.read()
 """
@@ -256,29 +257,29 @@ def test_a_second_process_on_the_same_folder_is_refused_until_the_first_is_gone(
         assert holder.stdout.readline() == "ready\n"
 
         with pytest.raises(StorageError) as refused:
-            EmbeddedGallery(tmp_path)
+            open_gallery(tmp_path)
         assert str(refused.value) == f"{tmp_path} is in use by another process"
 
         holder.communicate()
-    EmbeddedGallery(tmp_path).close()
+    open_gallery(tmp_path).close()
 
 
 def test_a_gallery_that_could_not_be_opened_does_not_keep_the_folder(tmp_path: Path) -> None:
     (tmp_path / "gallery.sqlite3").write_bytes(b"this is no database" * 1000)
     with pytest.raises(StorageError) as refused:
-        EmbeddedGallery(tmp_path)
+        open_gallery(tmp_path)
     assert "\n" not in str(refused.value)
 
     (tmp_path / "gallery.sqlite3").unlink()
 
-    EmbeddedGallery(tmp_path).close()
+    open_gallery(tmp_path).close()
 
 
 def test_a_file_in_place_of_the_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "data").write_text("a file")
 
     with pytest.raises(StorageError, match="data"):
-        EmbeddedGallery(tmp_path / "data")
+        open_gallery(tmp_path / "data")
 
 
 # --- erasing
@@ -296,10 +297,20 @@ def _marked_people(count: int) -> dict[str, tuple[np.ndarray, str, bytes]]:
     }
 
 
-def _traces(name: str, vectors: np.ndarray, consent: str, crop: bytes) -> list[bytes]:
+def _pieces(crop: bytes) -> list[bytes]:
     # A crop is longer than a page of the file, so it is looked for in pieces.
-    pieces = [crop[start : start + 200] for start in range(0, len(crop), 200)]
-    return [name.encode(), consent.encode(), *(vector.astype("<f4").tobytes() for vector in vectors), *pieces]
+    return [crop[start : start + 200] for start in range(0, len(crop), 200)]
+
+
+def _traces(folder: Path, name: str, consent: str) -> list[bytes]:
+    """What is in the files of a person who is enrolled."""
+    return [name.encode(), consent.encode(), *(piece for blob in stored_bytes(folder, name) for piece in _pieces(blob))]
+
+
+def _plain(vectors: np.ndarray, crop: bytes) -> list[bytes]:
+    """What never is: the same unencrypted."""
+    numbers = [vector.astype(kind).tobytes() for vector in vectors for kind in ("<f4", "<f2", "<f8")]
+    return [*numbers, *_pieces(crop)]
 
 
 def _enrol_marked(gallery: EmbeddedGallery, people: dict[str, tuple[np.ndarray, str, bytes]]) -> None:
@@ -324,11 +335,12 @@ def test_erased_people_are_gone_from_search_records_and_the_bytes_on_disk(
     tmp_path: Path, erase: Callable[[EmbeddedGallery, str], None]
 ) -> None:
     people = _marked_people(24)
-    with closing(EmbeddedGallery(tmp_path)) as gallery:
+    with closing(open_gallery(tmp_path)) as gallery:
         _enrol_marked(gallery, people)
+        kept = {name: _traces(tmp_path, name, consent) for name, (_, consent, _) in people.items()}
         gone = random.Random(3).sample(sorted(people), 8)
         for name in gone:
-            traces = _traces(name, *people[name])
+            traces = kept[name]
             assert all(files_with(tmp_path, trace) for trace in traces)  # else the search below proves nothing
 
             erase(gallery, name)
@@ -339,23 +351,24 @@ def test_erased_people_are_gone_from_search_records_and_the_bytes_on_disk(
                 gallery.subject("lab", name)
 
         assert gallery.search("lab", CONTRACT, units(0, 1)[0], 1)[1] == 2 * 16
-    for name, marks in people.items():
-        found = [trace for trace in _traces(name, *marks) if files_with(tmp_path, trace)]
+    for name, (vectors, _, crop) in people.items():
+        found = [trace for trace in kept[name] if files_with(tmp_path, trace)]
         assert bool(found) == (name not in gone)
-    with closing(EmbeddedGallery(tmp_path)) as gallery:
+        assert not any(files_with(tmp_path, plain) for plain in _plain(vectors, crop))
+    with closing(open_gallery(tmp_path)) as gallery:
         assert sorted(_names(gallery, units(0, 1)[0])) == sorted(set(people) - set(gone))
 
 
 def test_an_erased_collection_is_gone_with_all_its_people(tmp_path: Path) -> None:
     people = _marked_people(6)
-    with closing(EmbeddedGallery(tmp_path)) as gallery:
+    with closing(open_gallery(tmp_path)) as gallery:
         _enrol_marked(gallery, people)
         gallery.put_collection("other", SETTINGS, MODEL)
         _enrol(gallery, {"Somebody Else": units(50, 1)}, "other")
+        traces = [trace for name, (_, consent, _) in people.items() for trace in _traces(tmp_path, name, consent)]
 
         assert len(gallery.erase("lab").face_ids) == 12
 
-        traces = [trace for name, marks in people.items() for trace in _traces(name, *marks)]
         assert [trace for trace in traces if files_with(tmp_path, trace)] == []
         with pytest.raises(NotFoundError):
             gallery.search("lab", CONTRACT, units(0, 1)[0], 5)
@@ -427,7 +440,7 @@ def test_bytes_that_a_foreign_reader_keeps_on_disk_are_overwritten_when_it_is_go
 
 
 def test_bytes_that_a_stopped_program_left_are_overwritten_at_the_next_start(tmp_path: Path) -> None:
-    with closing(EmbeddedGallery(tmp_path)) as gallery:
+    with closing(open_gallery(tmp_path)) as gallery:
         gallery.put_collection("lab", SETTINGS, MODEL)
         _enrol(gallery, {"Ann Unforgotten": units(1, 1)})
         with _foreign_reader(tmp_path):
@@ -439,7 +452,7 @@ def test_bytes_that_a_stopped_program_left_are_overwritten_at_the_next_start(tmp
         (tmp_path / name).write_bytes(content)
     assert files_with(tmp_path, b"Ann Unforgotten")
 
-    with closing(EmbeddedGallery(tmp_path)) as gallery:
+    with closing(open_gallery(tmp_path)) as gallery:
         assert files_with(tmp_path, b"Ann Unforgotten") == []
         assert gallery.subjects("lab", "", 5).subjects == []
     assert not (tmp_path / "gallery.overwrite-pending").exists()
@@ -457,15 +470,15 @@ def test_the_size_of_a_collection_is_that_of_a_search(gallery: EmbeddedGallery) 
 def test_a_full_disk_changes_neither_records_nor_search(gallery: EmbeddedGallery) -> None:
     probe = units(1, 1)[0]
     _enrol(gallery, {"Ann": probe[None]})
-    (pages,) = gallery._records._db.execute("PRAGMA page_count").fetchone()
-    gallery._records._db.execute(f"PRAGMA max_page_count = {pages}")
+    (pages,) = gallery._database._db.execute("PRAGMA page_count").fetchone()
+    gallery._database._db.execute(f"PRAGMA max_page_count = {pages}")
     before = gallery.search("lab", CONTRACT, probe, 5), gallery.subjects("lab", "", 5)
 
     with pytest.raises(StorageFullError):
         gallery.enrol("lab", CONTRACT, "Bob", new_faces(units(2, 300)))
 
     assert (gallery.search("lab", CONTRACT, probe, 5), gallery.subjects("lab", "", 5)) == before
-    gallery._records._db.execute("PRAGMA max_page_count = 1073741823")
+    gallery._database._db.execute("PRAGMA max_page_count = 1073741823")
     _enrol(gallery, {"Bob": units(2, 300)})
     assert gallery.search("lab", CONTRACT, probe, 5)[1] == 301
 
@@ -474,12 +487,18 @@ def test_a_full_disk_changes_neither_records_nor_search(gallery: EmbeddedGallery
 
 
 def test_the_retention_sweep_erases_exactly_what_is_past_its_date(tmp_path: Path) -> None:
-    with closing(EmbeddedGallery(tmp_path)) as gallery:
+    with closing(open_gallery(tmp_path)) as gallery:
         vectors = {"ten": units(1, 2), "thirty": units(2, 2), "ever": units(3, 2)}
         for name, days in (("ten", 10), ("thirty", 30), ("ever", None)):
             gallery.put_collection(name, CollectionSettings("p", days), MODEL)
             _enrol(gallery, {"Ann": vectors[name]}, name)
         created = datetime.fromisoformat(gallery.subject("ever", "Ann").faces[0].created_at)
+        with closing(sqlite3.connect(tmp_path / "gallery.sqlite3")) as db:
+            rows = db.execute(
+                "SELECT c.name, f.vector FROM faces f JOIN subjects s ON s.id = f.subject"
+                " JOIN collections c ON c.id = s.collection"
+            ).fetchall()
+        blobs = {name: [blob for collection, blob in rows if collection == name] for name in vectors}
 
         def left() -> list[int]:
             sizes = [gallery.search(name, CONTRACT, units(1, 1)[0], 5)[1] for name in vectors]
@@ -490,23 +509,24 @@ def test_the_retention_sweep_erases_exactly_what_is_past_its_date(tmp_path: Path
         assert left() == [2, 2, 2]
         assert gallery.erase_expired(created + timedelta(days=11)) == 2
         assert left() == [0, 2, 2]
-        assert not any(files_with(tmp_path, vector.tobytes()) for vector in vectors["ten"])
-        assert all(files_with(tmp_path, vector.tobytes()) for vector in vectors["thirty"])
+        assert not any(files_with(tmp_path, blob) for blob in blobs["ten"])
+        assert all(files_with(tmp_path, blob) for blob in blobs["thirty"])
         assert gallery.erase_expired(created + timedelta(days=11)) == 0
         assert gallery.erase_expired(created + timedelta(days=3650)) == 2
         assert left() == [0, 0, 2]
 
 
-def test_a_sweep_without_a_time_is_a_sweep_now(gallery: EmbeddedGallery, tmp_path: Path) -> None:
-    gallery.put_collection("lab", CollectionSettings("p", 1), MODEL)
-    _enrol(gallery, {"Ann": units(1, 2)})
-    assert gallery.erase_expired() == 0
+def test_a_sweep_without_a_time_is_a_sweep_now(tmp_path: Path) -> None:
+    clock = Clock("2026-01-10T12:00:00+00:00")
+    with closing(open_gallery(tmp_path / "data", clock)) as gallery:
+        gallery.put_collection("lab", CollectionSettings("p", 1), MODEL)
+        _enrol(gallery, {"Ann": units(1, 2)})
+        clock.set("2026-01-11T11:59:00+00:00")
+        assert gallery.erase_expired() == 0
 
-    long_ago = (datetime.now(UTC) - timedelta(days=1, minutes=1)).isoformat(timespec="milliseconds")
-    with closing(sqlite3.connect(tmp_path / "data" / "gallery.sqlite3")) as db, db:
-        db.execute("UPDATE faces SET created_at = ?", (long_ago,))
+        clock.set("2026-01-11T12:01:00+00:00")
 
-    assert gallery.erase_expired() == 2
+        assert gallery.erase_expired() == 2
 
 
 def test_two_sweeps_at_once_share_the_work(gallery: EmbeddedGallery) -> None:
@@ -590,7 +610,7 @@ def test_no_copy_of_an_erased_person_stays_behind_when_pages_are_reused(
     rng, choice = np.random.default_rng(seed), random.Random(seed)
     model = ModelInfo("m", "c" * 16, dimension)
     people: dict[str, list[bytes]] = {}
-    with closing(EmbeddedGallery(tmp_path / "data")) as gallery:
+    with closing(open_gallery(tmp_path / "data")) as gallery:
         gallery.put_collection("c", SETTINGS, model)
         for _ in range(250):
             if people and choice.random() < 0.48:
@@ -602,11 +622,11 @@ def test_no_copy_of_an_erased_person_stays_behind_when_pages_are_reused(
                 name = f"person-{choice.getrandbits(64)}-{'x' * choice.randint(0, 150)}"
                 vectors = [rng.normal(size=dimension).astype("f4") for _ in range(choice.randint(1, 3))]
                 gallery.enrol("c", model.contract_id, name, new_faces(vectors))
-                people[name] = [vector.tobytes() for vector in vectors]
+                people[name] = stored_bytes(tmp_path / "data", name)
 
 
 def test_a_person_whose_last_face_expires_goes_with_it(tmp_path: Path) -> None:
-    with closing(EmbeddedGallery(tmp_path / "data")) as gallery:
+    with closing(open_gallery(tmp_path / "data")) as gallery:
         gallery.put_collection("lab", CollectionSettings("door", retention_days=10), MODEL)
         gallery.enrol("lab", CONTRACT, "visitor", new_faces(units(1, 2)))
 
@@ -627,12 +647,12 @@ def test_a_sweep_works_in_portions_and_overwrites_once(
     for collection in ("lab", "gate", "ever"):
         _enrol(gallery, {f"visitor {number}": units(number, 2) for number in range(7)}, collection)
     statements: list[str] = []
-    gallery._records._db.set_trace_callback(statements.append)
+    gallery._database._db.set_trace_callback(statements.append)
 
     assert gallery.erase_expired(datetime.now(UTC) + timedelta(days=2)) == 28
 
     assert statements.count("VACUUM") == 1
-    assert statements.count("COMMIT") == 5  # four full portions, and one that found nothing more
+    assert statements.count("COMMIT") == 5  # four portions, and what is to be done beside the file
     for collection, left in (("lab", 0), ("gate", 0), ("ever", 14)):
         assert gallery.size(collection) == gallery.collection(collection).faces == left
         assert len(gallery.subjects(collection, "", 50).subjects) == left // 2

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from models.preprocess import l2_normalize
-from service.gallery.index import FlatIndex
+from service.gallery.index import ExactIndex
 
 Vectors = NDArray[np.float32]
 
@@ -41,7 +41,8 @@ def _assert_nearest(found: list[tuple[int, float]], rows: dict[int, Vectors], pr
 def test_any_order_of_additions_removals_and_searches_equals_the_reference(
     changes: list[tuple[str, Any]], seed: int, dimension: int
 ) -> None:
-    index = FlatIndex(dimension)
+    index = ExactIndex(dimension)
+    index._capacity = 7  # several blocks, which fill up, empty and are filled again
     reference: dict[int, Vectors] = {}
     next_row = 1
 
@@ -59,17 +60,21 @@ def test_any_order_of_additions_removals_and_searches_equals_the_reference(
         else:
             _assert_nearest(index.search(vectors[0], value), reference, vectors[0], value)
         assert len(index) == len(reference)
+        assert index.rows() == set(reference)
+    kept = {int(row): vector for rows, vectors in index.parts() for row, vector in zip(rows, vectors, strict=True)}
+    assert kept.keys() == reference.keys()
+    assert all(np.array_equal(kept[row], vector) for row, vector in reference.items())
 
 
 def test_an_empty_index_finds_nothing() -> None:
-    index = FlatIndex(4)
+    index = ExactIndex(4)
 
     assert len(index) == 0
     assert index.search(_units(0, 1, 4)[0], 5) == []
 
 
 def test_an_index_that_was_emptied_finds_nothing() -> None:
-    index = FlatIndex(4)
+    index = ExactIndex(4)
     index.add([1, 2], _units(0, 2, 4))
     index.remove([1, 2])
 
@@ -77,14 +82,14 @@ def test_an_index_that_was_emptied_finds_nothing() -> None:
 
 
 def test_a_limit_above_the_size_finds_everything_best_first() -> None:
-    index = FlatIndex(3)
+    index = ExactIndex(3)
     index.add([10, 20, 30], np.array([[0, 1, 0], [1, 0, 0], [-1, 0, 0]], np.float32))
 
     assert index.search(np.array([1, 0, 0], np.float32), 1000) == [(20, 1.0), (10, 0.0), (30, -1.0)]
 
 
 def test_removing_what_is_not_there_changes_nothing() -> None:
-    index = FlatIndex(4)
+    index = ExactIndex(4)
     index.add([1], _units(0, 1, 4))
 
     index.remove([])
@@ -94,7 +99,7 @@ def test_removing_what_is_not_there_changes_nothing() -> None:
 
 
 def test_row_numbers_beyond_32_bits_are_kept() -> None:
-    index = FlatIndex(2)
+    index = ExactIndex(2)
     index.add([2**40 + 1], np.array([[1, 0]], np.float32))
 
     assert index.search(np.array([1, 0], np.float32), 1) == [(2**40 + 1, 1.0)]
@@ -104,7 +109,7 @@ def test_searches_beside_additions_and_removals_are_right_about_every_row() -> N
     dimension, count = 32, 600
     vectors = _units(1, count, dimension)
     probes = _units(2, 40, dimension)
-    index = FlatIndex(dimension)
+    index = ExactIndex(dimension)
     errors: list[BaseException] = []
     stop = threading.Event()
 
@@ -149,3 +154,52 @@ def test_searches_beside_additions_and_removals_are_right_about_every_row() -> N
     index.remove(range(0, count, 2))  # a row may have been removed before it was added
     left = {row: vectors[row] for row in range(1, count, 2)}
     _assert_nearest(index.search(probes[0], count), left, probes[0], count)
+
+
+def test_faces_that_were_added_together_are_found_together() -> None:
+    dimension, together = 8, 5
+    index = ExactIndex(dimension)
+    index._capacity = 3  # so that they never fit into one block
+    vector = _units(3, 1, dimension)[0]
+    errors: list[int] = []
+    stop = threading.Event()
+
+    def search() -> None:
+        while not stop.is_set():
+            count = len(index.search(vector, 10_000))
+            if count % together:
+                errors.append(count)
+
+    searching = [threading.Thread(target=search) for _ in range(2)]
+    for thread in searching:
+        thread.start()
+    for turn in range(300):
+        index.add(range(turn * together, (turn + 1) * together), np.tile(vector, (together, 1)))
+    stop.set()
+    for thread in searching:
+        thread.join()
+
+    assert errors == []
+    assert len(index) == 300 * together
+
+
+def test_a_removed_vector_does_not_stay_in_memory() -> None:
+    index = ExactIndex(4)
+    index.add([1, 2, 3], _units(4, 3, 4))
+
+    index.remove([2, 3])
+
+    (block,) = index._blocks
+    assert block.count == 1
+    assert not block.vectors[1:3].any()
+
+
+def test_blocks_that_were_emptied_are_given_back() -> None:
+    index = ExactIndex(4)
+    index._capacity = 10
+    index.add(range(100), _units(5, 100, 4))
+
+    index.remove(range(5, 100))
+
+    assert len(index._blocks) == 1
+    assert {row for row, _ in index.search(_units(6, 1, 4)[0], 50)} == set(range(5))

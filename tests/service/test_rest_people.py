@@ -8,12 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from enrolment import files_with
+from enrolment import files_with, new_face
+from galleries import open_gallery
 from live_server import LiveServer, live_server
 from photos import encode
 
 from models.registry import Registry
-from service.domain import Receipt
+from service.domain import CollectionSettings, ModelInfo, Receipt
 from service.security.receipts import verify
 
 PURPOSE = {"purpose": "test of the door"}
@@ -301,13 +302,10 @@ def test_a_restart_keeps_everyone(models_dir: Path, tmp_path: Path, face_photo: 
 
 
 def test_a_collection_of_another_model_is_never_searched(models_dir: Path, tmp_path: Path, face_photo: bytes) -> None:
-    with live_server(tmp_path, models_dir=str(models_dir)) as first:
-        path = _collection(first, "old")
-        first.client.post(f"{path}/subjects/eileen/faces", files={"images": face_photo})
-    with sqlite3.connect(tmp_path / "gallery.sqlite3") as db:
-        db.execute("UPDATE collections SET contract_id = 'f00d'")
-        db.execute("UPDATE faces SET contract_id = 'f00d'")
-    db.close()
+    path, other = "/collections/old", ModelInfo("another", "f00d" * 4, 128)
+    with closing(open_gallery(tmp_path)) as gallery:
+        gallery.put_collection("old", CollectionSettings("of an earlier model"), other)
+        gallery.enrol("old", other.contract_id, "eileen", [new_face(np.array(_unit(1), np.float32))])
 
     with live_server(tmp_path, models_dir=str(models_dir)) as second:
         answers = [

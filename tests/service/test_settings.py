@@ -11,6 +11,7 @@ from service.errors import InvalidRequestError
 from service.settings import PREFIX, Settings, read_settings
 
 KEY = "correct-horse-battery"
+MASTER = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8="
 
 # Every field: a value that is not its default, as it stands in the environment and as it is read.
 VALUES: dict[str, tuple[str, Any]] = {
@@ -18,6 +19,10 @@ VALUES: dict[str, tuple[str, Any]] = {
     "port": ("8123", 8123),
     "grpc_port": ("0", 0),
     "data_dir": ("/var/lib/facesphere", Path("/var/lib/facesphere")),
+    "keys_dir": ("/srv/keys", Path("/srv/keys")),
+    "master_key": (MASTER, MASTER),
+    "master_key_file": ("/run/secrets/master", Path("/run/secrets/master")),
+    "master_key_command": ("vault read key", "vault read key"),
     "models_dir": ("/opt/models", Path("/opt/models")),
     "model": ("my-model", "my-model"),
     "detector": ("my-detector", "my-detector"),
@@ -49,7 +54,7 @@ def _nothing_set(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def _value(settings: Settings, name: str) -> Any:
     value = getattr(settings, name)
-    return value.get_secret_value() if name == "api_key" and value is not None else value
+    return value.get_secret_value() if name in ("api_key", "master_key") and value is not None else value
 
 
 def _refusal(**flags: Any) -> str:
@@ -201,3 +206,17 @@ def test_models_lie_in_the_data_folder_unless_told_otherwise() -> None:
 def test_no_threads_stated_means_one_for_each_core_of_this_process() -> None:
     assert read_settings().cores == len(os.sched_getaffinity(0))
     assert read_settings(threads=5).cores == 5
+
+
+def test_the_keys_lie_beside_the_data_unless_they_are_put_elsewhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert read_settings(data_dir=Path("/srv/d")).key_folder == Path("/srv/d.keys")
+    assert read_settings(data_dir=Path("data")).key_folder == tmp_path / "data.keys"
+    assert read_settings(data_dir=Path()).key_folder == tmp_path.with_name(tmp_path.name + ".keys")
+    assert read_settings(keys_dir=Path("/k")).key_folder == Path("/k")
+
+
+def test_two_master_keys_are_one_too_many() -> None:
+    assert "give one of" in _refusal(master_key=MASTER, master_key_command="cat key")

@@ -1,0 +1,188 @@
+"""Encryption at rest: a key for each collection, wrapped by the master key, in a keyring apart from the data.
+
+Envelope encryption with AES-256-GCM (NIST SP 800-38D). The keyring is not in the data folder and not in its backups:
+once a collection's key is destroyed here, no backup of the collection can be read any more, whoever has kept one.
+
+    KEYS/master.key      the master key, unless it is given otherwise (master.py)
+    KEYS/keyring.json    wrapped keys by the collection's uid
+"""
+
+import base64
+import contextlib
+import errno
+import hashlib
+import hmac
+import json
+import os
+import secrets
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+from service.errors import StorageError, StorageFullError
+from service.security.master import KEY_BYTES, write_new
+
+_NONCE = 12
+MAC_BYTES = 16
+_FORMAT = 1
+
+
+class Cipher:
+    """Encrypts and authenticates what one collection keeps. Calls may come from several threads."""
+
+    def __init__(self, key: bytes) -> None:
+        self._aead = AESGCM(_derived(key, b"encrypt"))
+        self._mac_key = _derived(key, b"authenticate")
+
+    def seal(self, plain: bytes, context: bytes) -> bytes:
+        """nonce | ciphertext | tag. `context` says what and whose this is; it can only be opened with the same."""
+        nonce = secrets.token_bytes(_NONCE)
+        return nonce + self._aead.encrypt(nonce, plain, context)
+
+    def open(self, sealed: bytes, context: bytes) -> bytes:
+        """What was sealed.
+
+        Raises:
+            StorageError: it was changed, or belongs elsewhere.
+        """
+        try:
+            return self._aead.decrypt(sealed[:_NONCE], sealed[_NONCE:], context)
+        except (InvalidTag, ValueError) as error:
+            raise StorageError("the gallery is damaged: something kept in it is not what was stored") from error
+
+    def mac(self, *fields: object) -> bytes:
+        """A tag over the fields of a row, in order: nobody without the key can change one unnoticed."""
+        return hmac.digest(self._mac_key, canonical(fields), hashlib.sha256)[:MAC_BYTES]
+
+
+class Vault:
+    """The keyring of one data folder."""
+
+    def __init__(self, folder: Path, master: bytes) -> None:
+        """Open or begin a keyring.
+
+        Raises:
+            StorageError: it is damaged, or was made with another master key.
+        """
+        self._file = folder / "keyring.json"
+        self._master = AESGCM(_derived(master, b"wrap"))
+        self.store = Cipher(_derived(master, b"store"))  # for what belongs to no collection
+        self.audit_key = _derived(master, b"audit log")
+        self.ledger_key = _derived(master, b"ledger")
+        self._lock = threading.Lock()
+        self._wrapped = _read_keyring(self._file)
+        self._ciphers = {uid: Cipher(self._unwrap(uid, wrapped)) for uid, wrapped in self._wrapped.items()}
+
+    def create(self, uid: str) -> Cipher:
+        """A new key for a collection, on the disk before it is used.
+
+        Raises:
+            StorageFullError, StorageError: the keyring cannot be written.
+        """
+        key = secrets.token_bytes(KEY_BYTES)
+        nonce = secrets.token_bytes(_NONCE)
+        wrapped = nonce + self._master.encrypt(nonce, key, _context(uid))
+        with self._lock:
+            self._write({**self._wrapped, uid: base64.b64encode(wrapped).decode()})
+            self._ciphers[uid] = Cipher(key)
+            return self._ciphers[uid]
+
+    def cipher(self, uid: str) -> Cipher:
+        """The key of a collection, ready to use.
+
+        Raises:
+            StorageError: there is none (any more).
+        """
+        cipher = self._ciphers.get(uid)
+        if cipher is None:
+            raise StorageError(
+                f"there is no key for collection {uid} in {self._file}: put the keyring back that belongs to this data"
+            )
+        return cipher
+
+    def knows(self, uid: str) -> bool:
+        """Whether a collection's key is there."""
+        return uid in self._ciphers
+
+    def destroy(self, uid: str) -> None:
+        """Destroy a collection's key, for good and in its backups too; nothing happens if that was done already.
+
+        Raises:
+            StorageFullError, StorageError: the keyring cannot be written; the key is still there.
+        """
+        with self._lock:
+            if uid not in self._wrapped:
+                return
+            with _old_bytes(self._file):
+                self._write({other: wrapped for other, wrapped in self._wrapped.items() if other != uid})
+            self._ciphers.pop(uid, None)
+
+    def _write(self, wrapped: dict[str, str]) -> None:
+        content = json.dumps({"format": _FORMAT, "keys": wrapped}, indent=1).encode()
+        try:
+            write_new(self._file, content)
+        except OSError as error:
+            raise as_storage_error(error, f"cannot write {self._file}") from error
+        self._wrapped = wrapped
+
+    def _unwrap(self, uid: str, wrapped: str) -> bytes:
+        try:
+            raw = base64.b64decode(wrapped, validate=True)
+            return self._master.decrypt(raw[:_NONCE], raw[_NONCE:], _context(uid))
+        except (InvalidTag, ValueError) as error:
+            raise StorageError(
+                f"a key in {self._file} cannot be opened: this is not its master key, or the file is damaged"
+            ) from error
+
+
+def canonical(fields: tuple[object, ...]) -> bytes:
+    """Bytes that stand for these fields and no others: each with its type and length."""
+    parts = []
+    for field in fields:
+        content = field if isinstance(field, bytes) else b"" if field is None else repr(field).encode()
+        parts.append(f"{type(field).__name__}:{len(content)}:".encode() + content)
+    return b"".join(parts)
+
+
+def as_storage_error(error: OSError, what: str) -> StorageError | StorageFullError:
+    """A failure of the file system as one of ours; a full disk is one that goes by."""
+    kind = StorageFullError if error.errno in (errno.ENOSPC, errno.EDQUOT) else StorageError
+    return kind(f"{what}: {error.strerror or error}")
+
+
+def _derived(key: bytes, purpose: bytes) -> bytes:
+    """A key for one purpose out of another (one block of HKDF-Expand, RFC 5869, from a uniform key)."""
+    return hmac.digest(key, b"facesphere " + purpose + b"\x01", hashlib.sha256)
+
+
+def _context(uid: str) -> bytes:
+    return b"facesphere collection key " + uid.encode()
+
+
+def _read_keyring(file: Path) -> dict[str, str]:
+    try:
+        if not file.exists():
+            return {}
+        document = json.loads(file.read_bytes())
+        if document["format"] != _FORMAT:
+            raise StorageError(f"{file} is of format {document['format']}, this program knows {_FORMAT}")
+        return {str(uid): str(wrapped) for uid, wrapped in document["keys"].items()}
+    except OSError as error:
+        raise StorageError(f"cannot read the keyring {file}: {error.strerror}") from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise StorageError(f"the keyring {file} is damaged") from error
+
+
+@contextlib.contextmanager
+def _old_bytes(file: Path) -> Iterator[None]:
+    """Once a new file has taken its place, overwrite the old one, whose blocks would otherwise stay on the disk."""
+    with file.open("rb+") as old:
+        yield
+        size = old.seek(0, os.SEEK_END)
+        old.seek(0)
+        old.write(bytes(size))
+        old.flush()
+        os.fsync(old.fileno())
