@@ -1,4 +1,4 @@
-"""The command line of the server: facesphere serve | models | verify | embed."""
+"""The command line of the server: facesphere serve | verify | embed | models, and those of service/commands."""
 
 import asyncio
 import contextlib
@@ -16,6 +16,9 @@ from models.commandline import OneLineErrors
 from models.registry import Registry
 from models.runtime import DEVICES
 from service import app
+from service.commands.audit import audit
+from service.commands.gallery import backup, gallery, restore
+from service.commands.keys import keys
 from service.domain import Criterion, Probe, Verification
 from service.errors import InvalidRequestError
 from service.import_onnx import ImportOptions, import_onnx
@@ -197,6 +200,10 @@ def add(source: str, promote: bool, data_dir: Path | None, **options: Any) -> No
         registry.promote(manifest.id)
     _say(f"{manifest.id}: added ({manifest.dimension} values, contract {manifest.contract_id})")
     _say("it has no calibration yet; run: facesphere-train calibrate")
+
+
+for _command in (keys, audit, gallery, backup, restore):
+    main.add_command(_command)
 
 
 def _registry(flags: dict[str, Any]) -> Registry:

@@ -23,6 +23,7 @@ from models.errors import FaceError, ModelNotFoundError
 from models.image import ImageLimits, Pixels
 from models.registry import Registry
 from models.runtime import Session, SessionOptions
+from service.admin import Admin
 from service.domain import Vector
 from service.errors import InvalidRequestError, StorageError
 from service.faces import Faces, embed_function
@@ -37,14 +38,15 @@ from service.metrics import Metrics
 from service.people import People
 from service.rest.app import RestOptions, RestParts, create_app
 from service.rest.protocol import HttpProtocol
-from service.security.access import Access
+from service.security.access import Access, is_loopback
 from service.security.keyfolder import KeyFolder, open_keys
 from service.security.master import write_new
 from service.security.receipts import ReceiptSigner
-from service.settings import Settings
+from service.settings import PREFIX, Settings
 
 log = logging.getLogger("facesphere")
 SWEEP_EVERY_S = 3600.0
+NOTE_USED_EVERY_S = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,19 +119,31 @@ def serve(settings: Settings) -> None:
         FaceError: a model, the device, the data folder or a port cannot be used.
     """
     raise_file_limit()
-    http_socket = listen(settings.host, settings.port)
-    if settings.grpc_port:  # gRPC binds its port itself, later; a port in use is told now, and in one line
-        listen(settings.host, settings.grpc_port).close()
-    registry = open_registry(settings, log.info)
     keys = open_keys(settings.key_folder, settings.master_key_source)
     _adopt_signing_key(settings, keys)
     gallery = EmbeddedGallery(settings.data_dir, keys)
     try:
+        access = _access(settings, gallery, keys)
+        http_socket = listen(settings.host, settings.port)
+        if settings.grpc_port:  # gRPC binds its port itself, later; a port in use is told now, and in one line
+            listen(settings.host, settings.grpc_port).close()
+        registry = open_registry(settings, log.info)
         with contextlib.closing(build_inference(settings, registry)) as inference:
-            server = _Server(settings, registry, gallery, keys, inference, http_socket)
+            server = _Server(settings, registry, gallery, keys, access, inference, http_socket)
             asyncio.run(server.run())
     finally:
         gallery.close()
+
+
+def _access(settings: Settings, gallery: EmbeddedGallery, keys: KeyFolder) -> Access:
+    """Who may call; without any key, nobody but this machine."""
+    access = Access(settings.api_key.get_secret_value() if settings.api_key else None, gallery.keys, keys.vault.pepper)
+    if not access.required and not is_loopback(settings.host):
+        raise InvalidRequestError(
+            f"host {settings.host!r} can be reached by others: make a key with `facesphere keys create`, set "
+            f"{PREFIX}API_KEY, or use --host 127.0.0.1"
+        )
+    return access
 
 
 def _adopt_signing_key(settings: Settings, keys: KeyFolder) -> None:
@@ -152,6 +166,7 @@ class _Server(uvicorn.Server):
         registry: Registry,
         gallery: EmbeddedGallery,
         keys: KeyFolder,
+        access: Access,
         inference: Inference,
         http_socket: socket.socket,
     ) -> None:
@@ -163,11 +178,11 @@ class _Server(uvicorn.Server):
         self._ready = False
         self._stopping = asyncio.Event()
         self._grpc_stopped: asyncio.Future[None] | None = None
-        self._gallery_pool = Pool("gallery", 2, settings.max_queue)
+        self._gallery_pool = Pool("gallery", 4, settings.max_queue)
         signer = ReceiptSigner(keys.receipts)
         self._people = People(inference.faces, gallery, self._gallery_pool, signer, settings.target_fpir)
-        key = settings.api_key.get_secret_value() if settings.api_key else None
-        self._access = Access(key)
+        self._access = access
+        self._gallery = gallery
         self._metrics = self._build_metrics(inference)
         self._grpc = GrpcServer(
             GrpcParts(inference.faces, self._people, self._access, self._metrics),
@@ -217,11 +232,12 @@ class _Server(uvicorn.Server):
 
     @contextlib.asynccontextmanager
     async def _lifespan(self, _: FastAPI) -> AsyncIterator[None]:
-        sweep = asyncio.ensure_future(self._sweep())
+        housekeeping = [asyncio.ensure_future(each) for each in (self._sweep(), self._note_used_keys())]
         try:
             yield
         finally:
-            sweep.cancel()
+            for each in housekeeping:
+                each.cancel()
             # uvicorn comes here when HTTP is idle; calls over gRPC may still be open, and have their grace.
             await (self._grpc_stopped or self._grpc.stop(0))
             self._gallery_pool.close()
@@ -233,9 +249,19 @@ class _Server(uvicorn.Server):
                 count = await self._people.erase_expired()
                 if count:
                     log.info("erased %d faces past their retention", count)
+                await self._gallery_pool.run(self._gallery.audit.seal_if_long)
             except FaceError as error:
                 log.error("retention sweep: %s", error.message)
             await asyncio.sleep(SWEEP_EVERY_S)
+
+    async def _note_used_keys(self) -> None:
+        """Write down now and then when each key was used last."""
+        while True:
+            await asyncio.sleep(NOTE_USED_EVERY_S)
+            try:
+                await self._gallery_pool.run(self._gallery.keys.note_used, self._access.last_used())
+            except FaceError as error:
+                log.error("last use of keys: %s", error.message)
 
     def _config(self) -> uvicorn.Config:
         settings = self._settings
@@ -244,6 +270,7 @@ class _Server(uvicorn.Server):
             RestParts(
                 self._inference.faces,
                 self._people,
+                Admin(self._gallery, self._gallery_pool),
                 self._access,
                 self._models,
                 self._metrics,

@@ -1,6 +1,6 @@
 """Values of the service, frozen. Coordinates: pixels of the upright image, x to the right, y down, origin top left."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -230,6 +230,18 @@ class Subject:
     name: str
     created_at: str
     faces: Sequence[StoredFace]
+
+
+@dataclass(frozen=True, slots=True)
+class SubjectExport:
+    """All that is kept of a person; vectors and crops (PNG) by face_id."""
+
+    collection: str
+    purpose: str
+    subject: Subject
+    vectors: Mapping[str, Vector]
+    crops: Mapping[str, bytes]
+    model: ModelInfo
 
 
 @dataclass(frozen=True, slots=True)

@@ -54,6 +54,15 @@ class OverloadedError(FaceError):
         super().__init__(message, retry_after_s=retry_after_s)
 
 
+class RateLimitedError(FaceError):
+    """A key has been used more often than it may: come back after `retry_after_s` seconds."""
+
+    code = "rate_limited"
+
+    def __init__(self, message: str, retry_after_s: int = 1) -> None:
+        super().__init__(message, retry_after_s=retry_after_s)
+
+
 class DeadlineExceededError(FaceError):
     """The request took longer than it may."""
 

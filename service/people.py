@@ -33,12 +33,14 @@ from service.domain import (
     SearchCriterion,
     Select,
     Subject,
+    SubjectExport,
     Verification,
 )
 from service.errors import FaceNotFoundError, InvalidRequestError, NotFoundError
 from service.faces import Decision, Faces, angle_degrees, cosine
 from service.gallery.embedded import EmbeddedGallery
 from service.inference.pool import Pool
+from service.security.access import caller
 from service.security.receipts import ReceiptSigner
 
 P = ParamSpec("P")
@@ -79,11 +81,11 @@ class People:
         _check_collection(name, settings)
         if settings.target_fmr is not None:
             self._faces.decide(Criterion(target_fmr=settings.target_fmr))  # refuse a rate that could never be used
-        return await self._run(self._gallery.put_collection, name, settings, self._faces.model)
+        return await self._run(self._gallery.put_collection, name, settings, self._faces.model, caller().id)
 
     async def collections(self) -> list[Collection]:
-        """All collections by name."""
-        return await self._run(self._gallery.collections)
+        """All collections by name that the caller's key is for."""
+        return [each for each in await self._run(self._gallery.collections) if caller().sees(each.name)]
 
     async def collection(self, name: str) -> Collection:
         """One collection."""
@@ -104,6 +106,10 @@ class People:
         subject = _normal(subject)
         _check_enrolment(subject, probes, consent)
         settings, _ = await self._run(self._gallery.collection_info, collection)
+        if settings.require_consent and consent is None:
+            raise InvalidRequestError(
+                f"collection {collection!r} takes nobody without a consent reference", field="consent"
+            )
         new, rejected, first_error = await self._new_faces(probes, consent, settings.store_crops)
         if first_error is not None and not new:
             if len(probes) > 1:
@@ -112,7 +118,7 @@ class People:
                 ]
             raise first_error
         contract = self._faces.model.contract_id
-        stored = await self._run(self._gallery.enrol, collection, contract, subject, new)
+        stored = await self._run(self._gallery.enrol, collection, contract, subject, new, caller().id)
         return Enrolment(stored, rejected)
 
     async def subject(self, collection: str, name: str) -> Subject:
@@ -161,23 +167,39 @@ class People:
             raise NotFoundError(f"subject {subject!r} has no face", subject=subject)
         embedded = await self._faces.embed_probe(probe)
         face_id, vector = max(enrolled, key=lambda item: cosine(embedded.embedding, item[1]))
-        return self._faces.compare(embedded, vector, decision, None), face_id
+        result = self._faces.compare(embedded, vector, decision, None)
+        await self._note("verify.subject", collection, subject, face=face_id, **_decided(result))
+        return result, face_id
+
+    async def verify(self, a: Probe, b: Probe, criterion: Criterion) -> Verification:
+        """Are two probes one person? Nobody enrolled is asked; the audit log tells of it like of any decision.
+
+        Raises:
+            FaceError: as `Faces.verify`.
+        """
+        result = await self._faces.verify(a, b, criterion)
+        await self._note("verify", None, None, **_decided(result))
+        return result
+
+    async def export(self, collection: str, subject: str) -> SubjectExport:
+        """All that is kept of a person, their vectors and crops too."""
+        return await self._run(self._gallery.export, collection, _normal(subject), caller().id)
 
     async def delete_collection(self, name: str) -> Receipt:
         """Erase a collection with all its people."""
-        erased = await self._run(self._gallery.erase, name)
+        erased = await self._run(self._gallery.erase, name, actor=caller().id)
         return self._signer.sign(name, None, erased.face_ids)
 
     async def delete_subject(self, collection: str, subject: str) -> Receipt:
         """Erase a person."""
         subject = _normal(subject)
-        erased = await self._run(self._gallery.erase, collection, subject)
+        erased = await self._run(self._gallery.erase, collection, subject, actor=caller().id)
         return self._signer.sign(collection, subject, erased.face_ids)
 
     async def delete_face(self, collection: str, subject: str, face_id: str) -> Receipt:
         """Erase one face of a person."""
         subject = _normal(subject)
-        erased = await self._run(self._gallery.erase, collection, subject, face_id)
+        erased = await self._run(self._gallery.erase, collection, subject, face_id, caller().id)
         return self._signer.sign(collection, subject, erased.face_ids)
 
     async def erase_expired(self) -> int:
@@ -186,6 +208,9 @@ class People:
 
     async def _run(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         return await self._pool.run(function, *args, **kwargs)
+
+    async def _note(self, event: str, collection: str | None, subject: str | None, **detail: object) -> None:
+        await self._run(self._gallery.note, caller().id, event, collection, subject, **detail)
 
     async def _new_faces(
         self, probes: Sequence[Probe], consent: str | None, store_crops: bool
@@ -240,6 +265,14 @@ class People:
             for match in matches
             if match.similarity >= decision.threshold
         ]
+        named = [
+            [match.subject_uid, match.face_id, round(match.similarity, 6)]
+            for match in matches
+            if match.similarity >= decision.threshold
+        ]
+        await self._note(
+            "identify", collection, None, candidates=named, threshold=decision.threshold, gallery_size=size
+        )
         return Identification(
             decision="known" if candidates else "unknown",
             candidates=candidates,
@@ -253,6 +286,15 @@ class People:
     def _candidate(self, subject: str, face_id: str, similarity: float) -> Candidate:
         bounded = max(-1.0, min(1.0, similarity))
         return Candidate(subject, face_id, bounded, angle_degrees(bounded), self._faces.probability(bounded))
+
+
+def _decided(result: Verification) -> dict[str, object]:
+    return {
+        "matched": result.matched,
+        "similarity": round(result.similarity, 6),
+        "threshold": result.threshold,
+        "target_fmr": result.target_fmr,
+    }
 
 
 def _check_collection(name: str, settings: CollectionSettings) -> None:

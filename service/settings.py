@@ -10,7 +10,6 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from models.runtime import Device
 from service.errors import InvalidRequestError
-from service.security.access import is_loopback
 from service.security.keyfolder import MasterKeySource
 
 PREFIX = "FACESPHERE_"
@@ -24,7 +23,7 @@ class Settings(BaseSettings):
         env_prefix=PREFIX, frozen=True, extra="forbid", env_ignore_empty=True, hide_input_in_errors=True
     )
 
-    host: str = Field("127.0.0.1", description="Address to listen on; any but loopback needs an api_key.")
+    host: str = Field("127.0.0.1", description="Address to listen on; any but loopback needs a key.")
     port: Port = Field(8000, description="Port of REST; 0 picks a free one.")
     grpc_port: Port = Field(50051, description="Port of gRPC; 0 picks a free one.")
     data_dir: Path = Field(Path("data"), description="Folder of the gallery and the models.")
@@ -41,7 +40,9 @@ class Settings(BaseSettings):
     )
     workers: int = Field(1, ge=1, le=1, description="Server processes; this version runs one.")
     threads: int = Field(0, ge=0, le=1024, description="Threads for images and for inference; 0: one a core.")
-    api_key: SecretStr | None = Field(None, description="Key that every call must carry; at least 16 characters.")
+    api_key: SecretStr | None = Field(
+        None, description="One key for everything, beside those of `facesphere keys`; at least 16 characters."
+    )
     target_fmr: float = Field(1e-3, gt=0, lt=1, description="False-match rate of /verify when the caller states none.")
     target_fpir: float = Field(1e-2, gt=0, lt=1, description="Rate at which identify may name a stranger, by default.")
     max_image_bytes: int = Field(20 * 2**20, ge=1024, description="Largest image file.")
@@ -67,14 +68,6 @@ class Settings(BaseSettings):
         if key is not None and not re.fullmatch(r"[!-~]{16,}", key.get_secret_value()):
             raise ValueError("must be at least 16 ASCII characters without spaces; make one with: openssl rand -hex 32")
         return key
-
-    @model_validator(mode="after")
-    def _open_to_others_only_with_a_key(self) -> "Settings":
-        if self.api_key is None and not is_loopback(self.host):
-            raise ValueError(
-                f"host {self.host!r} can be reached by others: set {PREFIX}API_KEY, or use --host 127.0.0.1"
-            )
-        return self
 
     @model_validator(mode="after")
     def _one_master_key(self) -> "Settings":

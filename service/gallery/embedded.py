@@ -10,8 +10,9 @@ import logging
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
+from typing import Any, TextIO
 
 import numpy as np
 
@@ -23,19 +24,36 @@ from service.domain import (
     Page,
     StoredFace,
     Subject,
+    SubjectExport,
     Vector,
 )
 from service.errors import ContractMismatchError, StorageError
-from service.gallery.database import Database
-from service.gallery.errands import Errands
 from service.gallery.index import ExactIndex
-from service.gallery.migrations import prepare
 from service.gallery.records import SYSTEM
-from service.gallery.trail import Trail
+from service.gallery.store import open_store, utc_now
 from service.security.keyfolder import KeyFolder
 
 log = logging.getLogger("facesphere.gallery")
 SWEEP_CHUNK = 1000  # faces erased while others wait
+
+
+def lock(folder: Path) -> TextIO:
+    """The lock of a data folder, made if it is new; whoever closes the file gives it free.
+
+    Raises:
+        StorageError: another process has it, or the folder cannot be used.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        file = (folder / "gallery.lock").open("w")
+    except OSError as error:
+        raise StorageError(f"cannot use {folder} for the gallery: {error.strerror}") from error
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        file.close()
+        raise StorageError(f"{folder} is in use by another process") from error
+    return file
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,12 +71,13 @@ class Match:
     subject: str
     face_id: str
     similarity: float
+    subject_uid: str
 
 
 class EmbeddedGallery:
     """Collections of enrolled people in one folder, used by one process at a time."""
 
-    def __init__(self, folder: Path, keys: KeyFolder, now: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
+    def __init__(self, folder: Path, keys: KeyFolder, now: Callable[[], datetime] = utc_now) -> None:
         """Open a gallery, or begin one.
 
         Args:
@@ -70,22 +89,21 @@ class EmbeddedGallery:
             StorageError: another process uses the folder, or its files are damaged or not of these keys.
         """
         self._now = now
-        try:
-            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-            self._lock_file = (folder / "gallery.lock").open("w")
-        except OSError as error:
-            raise StorageError(f"cannot use {folder} for the gallery: {error.strerror}") from error
+        self._lock_file = lock(folder)
         self._writing = threading.Lock()
         self._indexes: dict[str, ExactIndex] = {}
         with contextlib.ExitStack() as undo:
             undo.callback(self._lock_file.close)
-            self._take_lock(folder)
-            self._database = Database(folder / "gallery.sqlite3", now)
-            undo.callback(self._database.close)
-            trail = Trail(self._database, keys.vault.audit_key, keys.anchor)
-            self._errands = Errands(self._database, keys.vault, keys.ledger)
-            self._records = prepare(self._database, keys.vault, trail, self._errands)
-            trail.check_anchor()
+            store = open_store(folder, keys, now)
+            undo.callback(store.close)
+            self._store, self._database, self._errands, self._records = (
+                store,
+                store.database,
+                store.errands,
+                store.records,
+            )
+            self.keys, self.audit = store.keys, store.audit
+            store.trail.check_anchor()
             self._finish_erasing()  # an earlier process was stopped before it could
             self._build_indexes()
             undo.pop_all()
@@ -93,7 +111,7 @@ class EmbeddedGallery:
     def close(self) -> None:
         """Close the files and give the folder free."""
         with self._writing:
-            self._database.close()
+            self._store.close()
             self._lock_file.close()
 
     def put_collection(
@@ -140,6 +158,16 @@ class EmbeddedGallery:
             rows = [row for row, _ in stored]
             self._indexes[collection].add(rows, np.stack([face.embedding for face in faces]))
         return [face for _, face in stored]
+
+    def note(
+        self, actor: str, event: str, collection: str | None = None, subject: str | None = None, **detail: Any
+    ) -> None:
+        """A decision, in the audit log; collection and subject by name, which are not written there."""
+        if collection is not None:
+            detail["collection"], uid = self._records.uids(collection, subject)
+            if subject is not None:
+                detail["subject"] = uid
+        self._store.trail.note(actor, event, **detail)
 
     def subject(self, collection: str, name: str) -> Subject:
         """A person and their faces, without vectors."""
@@ -191,6 +219,19 @@ class EmbeddedGallery:
                 overwritten = self._finish_erasing()
         return Erased(face_ids, overwritten)
 
+    def export(self, collection: str, subject: str, actor: str = SYSTEM) -> SubjectExport:
+        """All that is kept of a person. The log tells that it was asked for.
+
+        Raises:
+            NotFoundError: no such collection or person.
+        """
+        settings, model = self._records.collection_info(collection)
+        person = self._records.subject(collection, subject)
+        vectors = dict(self._records.vectors_of(collection, subject))
+        crops = self._records.crops_of(collection, subject)
+        self.note(actor, "export", collection, subject)
+        return SubjectExport(collection, settings.purpose, person, vectors, crops, model)
+
     def erase_expired(self, now: datetime | None = None) -> int:
         """Erase the faces whose retention is over, and people who have no other; the number of faces."""
         moment, count, last = now or self._now(), 0, SWEEP_CHUNK
@@ -234,12 +275,6 @@ class EmbeddedGallery:
                 index.add(rows, vectors)
             self._indexes[name] = index
 
-    def _take_lock(self, folder: Path) -> None:
-        try:
-            fcntl.flock(self._lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise StorageError(f"{folder} is in use by another process") from error
-
     def _same_contract(self, collection: str, contract_id: str) -> None:
         model = self._records.model_of(collection)
         if model.contract_id != contract_id:
@@ -254,7 +289,7 @@ class EmbeddedGallery:
         names = self._records.names_of([row for row, _ in found])
         best: dict[str, Match] = {}
         for row, similarity in found:  # best first, so the first face of a person is their best
-            if row in names and names[row][0] not in best:
-                subject, face_id = names[row]
-                best[subject] = Match(subject, face_id, similarity)
+            if row in names and names[row].subject not in best:
+                subject, face_id, uid = names[row]
+                best[subject] = Match(subject, face_id, similarity, uid)
         return list(best.values())

@@ -5,6 +5,7 @@ import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from datetime import datetime
+from typing import NamedTuple
 
 import numpy as np
 
@@ -45,6 +46,14 @@ _COLLECTION = (
 )
 _SUBJECT = "s.id, s.uid, s.name, s.created_at, s.mac"
 _FACE = "f.id, f.face_id, f.contract_id, f.quality, f.consent, f.crop IS NOT NULL, f.created_at, f.mac"
+
+
+class Named(NamedTuple):
+    """Whose face a row is."""
+
+    subject: str
+    face_id: str
+    subject_uid: str
 
 
 class Records:
@@ -222,8 +231,8 @@ class Records:
                 raise StorageError(f"the gallery is damaged: people or faces of collection {row.name} are missing")
             yield row.name, numbers, np.concatenate(parts)
 
-    def names_of(self, rows: Sequence[int]) -> dict[int, tuple[str, str]]:
-        """Subject and face_id of those of the rows that still exist."""
+    def names_of(self, rows: Sequence[int]) -> dict[int, Named]:
+        """Whose face it is, of those of the rows that still exist."""
         found = self._database.read(
             f"SELECT {_FACE}, {_SUBJECT}, c.uid FROM faces f JOIN subjects s ON s.id = f.subject"  # noqa: S608
             " JOIN collections c ON c.id = s.collection WHERE f.id IN (SELECT value FROM json_each(?))",
@@ -235,7 +244,7 @@ class Records:
                 continue  # its collection is being erased
             cipher = self._vault.cipher(each[13])
             person = _checked_subject(each[8:13], each[13], cipher)
-            names[each[0]] = (person.name, _checked_face(each, person.uid, cipher).face_id)
+            names[each[0]] = Named(person.name, _checked_face(each, person.uid, cipher).face_id, person.uid)
         return names
 
     def erase(
@@ -283,24 +292,33 @@ class Records:
             (now.isoformat(), limit),
         )
 
-    def forget(self, erasure: Erasure) -> None:
-        """Erase again what a backup has brought back; nothing happens where it is not there."""
+    def forget(self, erasure: Erasure) -> bool:
+        """Erase again what a backup has brought back; False if it is not there."""
         found = self._database.one(
             "SELECT c.name, s.name FROM collections c LEFT JOIN subjects s ON s.collection = c.id AND s.uid = ?2"
             " WHERE c.uid = ?1",
             (erasure.collection, erasure.subject),
         )
         if found is None:
-            return
+            return False
         collection, subject = found
-        if erasure.subject is None and not erasure.faces:
-            self.erase(collection)
-        elif erasure.subject is not None and subject is not None:
-            self.erase(collection, subject)
-        else:
-            self._forget_faces(collection, erasure.faces)
+        if erasure.subject is not None:
+            if subject is not None:
+                self.erase(collection, subject)
+            return subject is not None or self._forget_faces(collection, erasure.faces)
+        return self._forget_faces(collection, erasure.faces)
 
-    def _forget_faces(self, collection: str, face_ids: Sequence[str]) -> None:
+    def drop(self, collection_uid: str) -> None:
+        """Delete a collection whose key was destroyed, from a copy that still has it; nothing of it can be read."""
+        row = self._database.one("SELECT mac FROM collections WHERE uid = ?", (collection_uid,))
+        if row is not None:
+            with self._trail.change():
+                self._database.write("DELETE FROM collections WHERE uid = ?", (collection_uid,))
+                self._tally_store(row[0])
+                self._database.note_pending()
+                self._trail.add(SYSTEM, "erase.collection", collection=collection_uid)
+
+    def _forget_faces(self, collection: str, face_ids: Sequence[str]) -> bool:
         rows = self._database.read(
             "SELECT s.name, f.face_id FROM faces f JOIN subjects s ON s.id = f.subject"
             " JOIN collections c ON c.id = s.collection WHERE c.name = ?"
@@ -309,6 +327,7 @@ class Records:
         )
         for subject, face_id in rows:
             self.erase(collection, subject, face_id)
+        return bool(rows)
 
     def adopt_collection(self, name: str, settings: CollectionSettings, model: ModelInfo, created_at: str) -> None:
         """A collection out of an older file; inside a transaction."""

@@ -15,7 +15,8 @@ from service.grpc_api.received import Budget, Received
 from service.grpc_api.window import Window
 from service.metrics import Metrics
 from service.pb.face_embedding.v1 import face_embedding_pb2 as pb
-from service.security.access import Access
+from service.security.access import Access, act_as, caller, check_collection
+from service.security.rules import RULES
 
 log = logging.getLogger("facesphere.grpc")
 M = TypeVar("M")
@@ -25,6 +26,7 @@ Context = Any  # grpc.aio.ServicerContext is generic over the messages of each R
 # A status travels as metadata, of which clients take 8 KiB, and a character takes up to 12 bytes there. Over the limit,
 # the client drops the status, code and all.
 MAX_MESSAGE = 500
+_OPERATIONS = {key.partition("/")[2]: key for key in RULES if " " not in key}
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 
 
@@ -46,8 +48,8 @@ class Calls:
         request_id = _request_id(context)
 
         async def authorized() -> T:
-            self._authorize(context)
-            return await self._limited(received, work)
+            self._authorize(name, context)
+            return await self._limited(name, received, work)
 
         try:
             with self._metrics.open.labels("grpc").track_inprogress():
@@ -69,11 +71,11 @@ class Calls:
 
         def begin(received: Received[M]) -> Awaitable[T]:
             received.decoded()  # what cannot be decoded has no id to answer by: it ends the stream
-            return self._item(name, request_id, received, work, failed)
+            return self._item(name, request_id, context, received, work, failed)
 
         try:
             with self._metrics.open.labels("grpc").track_inprogress():
-                self._authorize(context)
+                self._authorize(name, context)
                 await _answer_all(context, begin)
         except FaceError as error:
             self._metrics.observe("grpc", name, error.code, time.perf_counter() - began)
@@ -83,12 +85,17 @@ class Calls:
         self,
         name: str,
         request_id: str,
+        context: Context,
         received: Received[M],
         work: Callable[[M], Awaitable[T]],
         failed: Callable[[M, pb.Error], T],
     ) -> T:
+        async def authorized() -> T:
+            self._authorize(name, context)  # anew: a key that was revoked ends what its streams do
+            return await self._limited(name, received, work)
+
         try:
-            return await self._counted(name, request_id, lambda: self._limited(received, work))
+            return await self._counted(name, request_id, authorized)
         except FaceError as error:
             return failed(received.decoded(), pb.Error(code=error.code, message=_cut(error.message)))
 
@@ -109,17 +116,28 @@ class Calls:
         finally:
             self._metrics.observe("grpc", name, code, time.perf_counter() - began)
 
-    def _authorize(self, context: Context) -> None:
-        self._access.check(_metadata(context).get("authorization"))
+    def _authorize(self, name: str, context: Context) -> None:
+        act_as(self._access.check(_metadata(context).get("authorization"), _OPERATIONS.get(name, name)))
 
-    async def _limited(self, received: Received[M], work: Callable[[M], Awaitable[T]]) -> T:
+    async def _limited(self, name: str, received: Received[M], work: Callable[[M], Awaitable[T]]) -> T:
         """The work, within the memory and the time that there is for it."""
         with self._budget.hold(received.size):
             try:
                 async with asyncio.timeout(self._timeout_s):
-                    return await work(received.decoded())
+                    message = received.decoded()
+                    _check_collection(name, message)
+                    return await work(message)
             except TimeoutError as error:
                 raise DeadlineExceededError(f"the request took longer than {self._timeout_s:g} s") from error
+
+
+def _check_collection(name: str, message: Any) -> None:
+    """That the caller's key is for the collection that the message names."""
+    path = RULES[_OPERATIONS[name]].collection if name in _OPERATIONS else ""
+    if path:
+        for part in path.split("."):
+            message = getattr(message, part)
+        check_collection(caller(), message)
 
 
 async def _answer_all(context: Context, begin: Callable[[Received[M]], Awaitable[T]]) -> None:

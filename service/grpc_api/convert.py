@@ -66,6 +66,7 @@ def to_settings(message: pb.PutCollectionRequest) -> CollectionSettings:
         optional(message, "retention_days"),
         message.store_crops,
         optional(message, "target_fmr"),
+        message.require_consent,
     )
 
 
@@ -137,6 +138,7 @@ def collection(value: Collection) -> pb.Collection:
         faces=value.faces,
         model=model(value.model),
         created_at=value.created_at,
+        require_consent=value.settings.require_consent,
     )
 
 

@@ -15,6 +15,7 @@ STATUS: dict[str, grpc.StatusCode] = {
     "invalid_image": grpc.StatusCode.INVALID_ARGUMENT,
     "face_not_found": grpc.StatusCode.INVALID_ARGUMENT,
     "overloaded": grpc.StatusCode.RESOURCE_EXHAUSTED,
+    "rate_limited": grpc.StatusCode.RESOURCE_EXHAUSTED,
     "internal": grpc.StatusCode.INTERNAL,
     "invalid_bundle": grpc.StatusCode.INTERNAL,
     "device_unavailable": grpc.StatusCode.INTERNAL,

@@ -6,13 +6,15 @@ from service.grpc_api.calls import Calls, Context
 from service.grpc_api.received import Received
 from service.pb.face_embedding.v1 import face_embedding_pb2 as pb
 from service.pb.face_embedding.v1 import face_embedding_pb2_grpc as pb_grpc
+from service.people import People
 
 
 class FaceEmbedding(pb_grpc.FaceEmbeddingServicer):
     """Detect, embed, verify."""
 
-    def __init__(self, faces: Faces, calls: Calls) -> None:
+    def __init__(self, faces: Faces, people: People, calls: Calls) -> None:
         self._faces = faces
+        self._people = people
         self._calls = calls
 
     async def Detect(self, received: Received[pb.DetectRequest], context: Context) -> pb.DetectResponse:  # noqa: N802
@@ -43,7 +45,7 @@ class FaceEmbedding(pb_grpc.FaceEmbeddingServicer):
 
         async def work(request: pb.VerifyRequest) -> pb.VerifyResponse:
             a, b = convert.to_probe(request.a), convert.to_probe(request.b)
-            return convert.verification(await self._faces.verify(a, b, convert.to_criterion(request)))
+            return convert.verification(await self._people.verify(a, b, convert.to_criterion(request)))
 
         return await self._calls.unary("Verify", context, received, work)
 

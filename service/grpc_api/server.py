@@ -92,7 +92,7 @@ class GrpcServer:
         parts = self._parts
         budget = Budget(self._options.max_pending_bytes)
         calls = Calls(parts.access, parts.metrics, budget, self._options.request_timeout_s)
-        pb_grpc.add_FaceEmbeddingServicer_to_server(FaceEmbedding(parts.faces, calls), server)  # type: ignore[no-untyped-call]
+        pb_grpc.add_FaceEmbeddingServicer_to_server(FaceEmbedding(parts.faces, parts.people, calls), server)  # type: ignore[no-untyped-call]
         pb_grpc.add_GalleryServicer_to_server(  # type: ignore[no-untyped-call]
             Gallery(parts.people, parts.faces.model, calls), server
         )

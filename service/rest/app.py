@@ -18,15 +18,16 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Lifespan, Message, Receive, Scope, Send
 
 from models.errors import FaceError
+from service.admin import Admin
 from service.errors import InvalidRequestError, NotFoundError
 from service.faces import Faces
 from service.metrics import Metrics
 from service.people import People
-from service.rest import openapi, routes_faces, routes_people, routes_system
+from service.rest import openapi, routes_admin, routes_faces, routes_people, routes_system
 from service.rest.errors import STATUS, error_response
 from service.rest.middleware import BodyLimit, Deadline, RequestId, SameSite, Unexpected, request_id
 from service.rest.routes_system import Models
-from service.security.access import Access
+from service.security.access import Access, act_as
 
 log = logging.getLogger("facesphere.rest")
 VERSION = "0.1.0"
@@ -48,6 +49,7 @@ class RestParts:
 
     faces: Faces
     people: People
+    admin: Admin
     access: Access
     models: Models
     metrics: Metrics
@@ -90,15 +92,19 @@ class _Api(FastAPI):
 def _add_routes(app: FastAPI, parts: RestParts) -> None:
     bearer = HTTPBearer(auto_error=False, description="Needed where the server was started with a key.")
 
-    def authorize(request: Request, _: Annotated[HTTPAuthorizationCredentials | None, Depends(bearer)]) -> None:
-        parts.access.check(request.headers.get("authorization"))
+    # Not a plain function: that would run in a thread of its own, and who calls would be known there only.
+    async def authorize(request: Request, _: Annotated[HTTPAuthorizationCredentials | None, Depends(bearer)]) -> None:
+        operation = f"{request.method} {request.scope['route'].path}"
+        collection = request.path_params.get("collection")
+        act_as(parts.access.check(request.headers.get("authorization"), operation, collection))
         _refuse_repeated_options(request)
 
     guarded = [Depends(authorize)]
     _add_browsable_docs(app)
     app.include_router(routes_system.health_router(parts.is_ready))
-    app.include_router(routes_faces.router(parts.faces), dependencies=guarded)
+    app.include_router(routes_faces.router(parts.faces, parts.people), dependencies=guarded)
     app.include_router(routes_people.router(parts.people), dependencies=guarded)
+    app.include_router(routes_admin.router(parts.admin), dependencies=guarded)
     app.include_router(routes_system.router(parts.models, parts.metrics.registry), dependencies=guarded)
 
 

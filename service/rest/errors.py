@@ -20,6 +20,7 @@ STATUS: dict[str, int] = {
     "invalid_image": HTTPStatus.UNPROCESSABLE_ENTITY,
     "face_not_found": HTTPStatus.UNPROCESSABLE_ENTITY,
     "overloaded": HTTPStatus.TOO_MANY_REQUESTS,
+    "rate_limited": HTTPStatus.TOO_MANY_REQUESTS,
     "internal": HTTPStatus.INTERNAL_SERVER_ERROR,
     "invalid_bundle": HTTPStatus.INTERNAL_SERVER_ERROR,
     "device_unavailable": HTTPStatus.INTERNAL_SERVER_ERROR,

@@ -13,6 +13,7 @@ _COMMON = (
     "invalid_request",
     "unauthenticated",
     "permission_denied",
+    "rate_limited",
     "internal",
     "not_ready",
     "deadline_exceeded",

@@ -23,9 +23,11 @@ from service.domain import (
     Receipt,
     StoredFace,
     Subject,
+    SubjectExport,
     Vector,
     Verification,
 )
+from service.security.keys import ApiKey
 
 Document = dict[str, Any]
 Encoding = Literal["float", "base64"]
@@ -116,6 +118,7 @@ def collection(value: Collection) -> Document:
         "retention_days": settings.retention_days,
         "store_crops": settings.store_crops,
         "target_fmr": settings.target_fmr,
+        "require_consent": settings.require_consent,
         "subjects": value.subjects,
         "faces": value.faces,
         "model": model(value.model),
@@ -202,4 +205,41 @@ def manifest(value: Manifest, champion: bool, loaded: bool) -> Document:
         "fmr_range": value.calibration.fmr_range if value.calibration else None,
         "champion": champion,
         "loaded": loaded,
+    }
+
+
+def key(value: ApiKey) -> Document:
+    """An API key, without its secret."""
+    grant = value.grant
+    return {
+        "id": value.id,
+        "name": grant.name,
+        "scopes": sorted(grant.scopes),
+        "collections": None if grant.collections is None else sorted(grant.collections),
+        "requests_per_minute": grant.requests_per_minute,
+        "requests_per_day": grant.requests_per_day,
+        "created_at": value.created_at,
+        "expires_at": grant.expires_at.isoformat() if grant.expires_at else None,
+        "last_used_at": value.last_used_at,
+        "revoked_at": value.revoked_at,
+    }
+
+
+def subject_export(value: SubjectExport) -> Document:
+    """Everything that is kept of a person."""
+    faces = [
+        {
+            **stored_face(face),
+            "embedding": value.vectors[face.face_id],
+            "crop": base64.b64encode(value.crops[face.face_id]).decode() if face.face_id in value.crops else None,
+        }
+        for face in value.subject.faces
+    ]
+    return {
+        "collection": value.collection,
+        "purpose": value.purpose,
+        "subject": value.subject.name,
+        "created_at": value.subject.created_at,
+        "faces": faces,
+        "model": model(value.model),
     }

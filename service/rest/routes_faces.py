@@ -8,6 +8,7 @@ from starlette.responses import Response
 from service.domain import Criterion, Probe
 from service.errors import InvalidRequestError
 from service.faces import Faces
+from service.people import People
 from service.rest import inputs, openapi, render
 from service.rest.schemas import (
     BatchOptions,
@@ -22,7 +23,7 @@ from service.rest.schemas import (
 )
 
 
-def router(faces: Faces) -> APIRouter:
+def router(faces: Faces, people: People) -> APIRouter:
     """Routes over the application layer."""
     routes = APIRouter(tags=["faces"])
 
@@ -59,7 +60,7 @@ def router(faces: Faces) -> APIRouter:
     async def verify(request: Request, options: Annotated[VerifyOptions, Query()]) -> Response:
         """Are two photos one person? Decided at a stated false-match rate, on the largest face of each."""
         a, b, merged = await _verify_input(request, options)
-        verification = await faces.verify(a, b, Criterion(merged.target_fmr, merged.threshold))
+        verification = await people.verify(a, b, Criterion(merged.target_fmr, merged.threshold))
         return render.Json(render.verification(verification))
 
     return routes

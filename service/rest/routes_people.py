@@ -24,6 +24,7 @@ from service.rest.schemas import (
     PageOut,
     ProbeBody,
     ReceiptOut,
+    SubjectExportOut,
     SubjectOut,
     SubjectVerifyBody,
     SubjectVerifyOut,
@@ -84,6 +85,13 @@ def _subject_routes(routes: APIRouter, people: People) -> None:
     async def get_subject(collection: str, subject: str, _: Annotated[NoOptions, Query()]) -> Response:
         """An enrolled person and what is kept of their faces; no vectors."""
         return render.Json(render.subject(await people.subject(collection, subject)))
+
+    @routes.get(
+        "/{collection}/subjects/{subject}/export", responses=openapi.answers(SubjectExportOut, _NOT_FOUND, *_STORAGE)
+    )
+    async def export_subject(collection: str, subject: str, _: Annotated[NoOptions, Query()]) -> Response:
+        """Everything that is kept of a person, vectors and crops too, for whoever asks what is known of them."""
+        return render.Json(render.subject_export(await people.export(collection, subject)))
 
     @routes.delete("/{collection}/subjects/{subject}", responses=openapi.answers(ReceiptOut, _NOT_FOUND, *_STORAGE))
     async def delete_subject(collection: str, subject: str, _: Annotated[NoOptions, Query()]) -> Response:

@@ -1,5 +1,6 @@
 """Forms of the requests, checked field by field, and of the answers, for the OpenAPI document."""
 
+from datetime import datetime
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -97,6 +98,25 @@ class CollectionBody(_In):
     retention_days: int | None = Field(None, description="Faces are erased after that many days.")
     store_crops: bool = Field(False, description="Keep aligned crops, so that a later model can embed them anew.")
     target_fmr: float | None = Field(None, description="Default rate of 1:1 decisions in this collection.")
+    require_consent: bool = Field(False, description="Enrol nobody without a consent reference.")
+
+
+class KeyBody(_In):
+    """JSON of POST /keys."""
+
+    name: str = Field(description="Who or what will use it.", examples=["door of the lab"])
+    scopes: list[str] = Field(description="Of embed, verify, identify, enroll, admin.", examples=[["identify"]])
+    collections: list[str] | None = Field(None, description="The only collections it may be used for.")
+    expires_at: datetime | None = Field(None, description="From then on it opens nothing.")
+    requests_per_minute: int | None = Field(None, description="More of them get 429.")
+    requests_per_day: int | None = Field(None, description="The same for a day.")
+
+
+class AuditOptions(_In):
+    """Query parameters of /audit."""
+
+    before: int | None = Field(None, description="Entries before this one; next_before of the page before.")
+    limit: int = Field(100, description="1..1000.")
 
 
 class ErrorDetail(BaseModel):
@@ -207,6 +227,7 @@ class CollectionOut(BaseModel):
     retention_days: int | None
     store_crops: bool
     target_fmr: float | None
+    require_consent: bool
     subjects: int
     faces: int
     model: ModelOut
@@ -326,6 +347,68 @@ class ModelsOut(BaseModel):
     """All models."""
 
     models: list[ModelDetailOut]
+
+
+class KeyOut(BaseModel):
+    """A key, without its secret."""
+
+    id: str
+    name: str
+    scopes: list[str]
+    collections: list[str] | None
+    requests_per_minute: int | None
+    requests_per_day: int | None
+    created_at: str
+    expires_at: str | None
+    last_used_at: str | None
+    revoked_at: str | None
+
+
+class KeyCreatedOut(KeyOut):
+    """A new key."""
+
+    key: str = Field(description="What callers send; it cannot be asked for again.")
+
+
+class KeysOut(BaseModel):
+    """All keys."""
+
+    keys: list[KeyOut]
+
+
+class AuditEntryOut(BaseModel):
+    """One entry of the audit log."""
+
+    seq: int
+    at: str
+    actor: str = Field(description="Id of a key; settings, local, cli or system.")
+    event: str
+    detail: dict[str, object]
+
+
+class AuditOut(BaseModel):
+    """Entries, newest first."""
+
+    entries: list[AuditEntryOut]
+    next_before: int | None
+
+
+class KeptFaceOut(StoredFaceOut):
+    """Everything that is kept of a face."""
+
+    embedding: list[float]
+    crop: str | None = Field(description="base64 of a PNG.")
+
+
+class SubjectExportOut(BaseModel):
+    """Everything that is kept of a person."""
+
+    collection: str
+    purpose: str
+    subject: str
+    created_at: str
+    faces: list[KeptFaceOut]
+    model: ModelOut
 
 
 class HealthOut(BaseModel):

@@ -72,6 +72,7 @@ class Vault:
         self.store = Cipher(_derived(master, b"store"))  # for what belongs to no collection
         self.audit_key = _derived(master, b"audit log")
         self.ledger_key = _derived(master, b"ledger")
+        self.pepper = _derived(master, b"api keys")
         self._lock = threading.Lock()
         self._wrapped = _read_keyring(self._file)
         self._ciphers = {uid: Cipher(self._unwrap(uid, wrapped)) for uid, wrapped in self._wrapped.items()}

@@ -33,7 +33,7 @@ KEY = "correct-horse-battery"
 
 @pytest.mark.parametrize("value", [f"Bearer {KEY}", f"bearer {KEY}", f"BEARER   {KEY} "])
 def test_the_right_key_is_let_in(value: str) -> None:
-    Access(KEY).check(value)
+    Access(KEY).check(value, "POST /embed")
 
 
 @pytest.mark.parametrize(
@@ -57,7 +57,7 @@ def test_the_right_key_is_let_in(value: str) -> None:
 )
 def test_anything_else_is_refused_without_a_word_about_the_key(value: str | None) -> None:
     with pytest.raises(UnauthenticatedError) as refused:
-        Access(KEY).check(value)
+        Access(KEY).check(value, "POST /embed")
 
     assert KEY not in refused.value.message
 
@@ -67,7 +67,7 @@ def test_without_a_key_in_the_settings_everybody_is_let_in(value: str | None) ->
     access = Access(None)
 
     assert not access.required
-    access.check(value)
+    access.check(value, "POST /embed")
 
 
 def test_with_a_key_in_the_settings_it_is_required_and_not_kept() -> None:

@@ -145,6 +145,20 @@ def test_these_are_the_commands() -> None:
         "models list",
         "models show",
         "models add",
+        "keys",
+        "keys create",
+        "keys list",
+        "keys revoke",
+        "keys rotate",
+        "audit",
+        "audit verify",
+        "audit verify-receipt",
+        "audit seal",
+        "gallery",
+        "gallery check",
+        "gallery accept-loss",
+        "backup",
+        "restore",
     }
 
 

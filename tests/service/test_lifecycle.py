@@ -118,8 +118,42 @@ def test_a_body_over_the_limit_is_refused_before_it_is_read(locked: LiveServer) 
     assert streamed.json()["error"]["code"] == "payload_too_large"
 
 
-def test_without_a_key_only_this_machine_is_served(tmp_path: Path, models_dir: Path) -> None:
-    assert "FACESPHERE_API_KEY" in _fails(tmp_path, models_dir, "--host", "0.0.0.0")
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.7", "example.org"])
+def test_without_a_key_only_this_machine_is_served(tmp_path: Path, models_dir: Path, host: str) -> None:
+    message = _fails(tmp_path, models_dir, "--host", host)
+
+    assert host in message
+    assert "FACESPHERE_API_KEY" in message
+    assert "facesphere keys create" in message
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.8.9.10", "localhost"])
+def test_an_address_of_this_machine_needs_no_key(tmp_path: Path, models_dir: Path, host: str) -> None:
+    with live_server(tmp_path / "data", "--host", host, models_dir=str(models_dir)) as server:
+        assert server.client.get("/models").status_code == 200
+
+
+def test_a_key_of_the_command_line_opens_the_server_to_others_and_closes_it_to_everybody_without(
+    tmp_path: Path, models_dir: Path
+) -> None:
+    made = subprocess.run(
+        command("keys", "create", "door", "--scope", "embed", "--data-dir", str(tmp_path / "data")),
+        env=environment(),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    with live_server(tmp_path / "data", "--host", "0.0.0.0", models_dir=str(models_dir)) as server:
+        address = server.http.replace("0.0.0.0", "127.0.0.1")
+        key = {"authorization": f"Bearer {made.stdout.strip()}"}
+
+        assert httpx.get(f"{address}/models", headers=key).status_code == 200
+        assert httpx.get(f"{address}/models").status_code == 401
+
+        key_id = made.stderr.partition(":")[0]
+        arguments = ("keys", "revoke", key_id, "--data-dir", str(tmp_path / "data"))
+        subprocess.run(command(*arguments), env=environment(), check=True, capture_output=True)
+        assert httpx.get(f"{address}/models", headers=key).status_code == 401
 
 
 @pytest.mark.parametrize(

@@ -155,21 +155,6 @@ def test_settings_cannot_be_changed_and_unknown_flags_are_refused() -> None:
     assert "prot" in _refusal(prot=1)
 
 
-@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.7", "example.org"])
-def test_an_address_that_others_reach_needs_a_key(monkeypatch: pytest.MonkeyPatch, host: str) -> None:
-    message = _refusal(host=host)
-    assert host in message
-    assert "FACESPHERE_API_KEY" in message
-
-    monkeypatch.setenv("FACESPHERE_API_KEY", KEY)
-    assert read_settings(host=host).host == host
-
-
-@pytest.mark.parametrize("host", ["127.0.0.1", "127.8.9.10", "::1", "localhost"])
-def test_an_address_of_this_machine_needs_none(host: str) -> None:
-    assert read_settings(host=host).api_key is None
-
-
 @pytest.mark.parametrize("key", ["fifteen-letters", "no key: it has spaces in it", "sixteen-ümlauts-x", KEY + "\n"])
 def test_a_key_that_is_short_or_no_header_can_carry_is_refused_and_never_shown(
     monkeypatch: pytest.MonkeyPatch, key: str

@@ -7,11 +7,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from service.gallery.database import Database
 from service.gallery.embedded import EmbeddedGallery
-from service.gallery.errands import Errands
-from service.gallery.migrations import prepare
-from service.gallery.trail import Trail
+from service.gallery.store import open_store
 from service.security.keyfolder import KeyFolder, open_keys
 
 
@@ -46,16 +43,10 @@ def open_gallery(folder: Path, now: Callable[[], datetime] = _utc_now) -> Embedd
 def open_records(path: Path, now: Callable[[], datetime] = _utc_now) -> Any:
     """Records with their parts at hand: `database`, `errands`, `trail`, `keys`; `close` closes the file."""
     keys = keys_of(path.parent)
-    database = Database(path, now)
-    trail = Trail(database, keys.vault.audit_key, keys.anchor)
-    errands = Errands(database, keys.vault, keys.ledger)
-    try:
-        records: Any = prepare(database, keys.vault, trail, errands)
-    except BaseException:
-        database.close()
-        raise
-    records.database, records.errands, records.trail, records.keys = database, errands, trail, keys
-    records.close = database.close
+    store = open_store(path.parent, keys, now, path.name)
+    records: Any = store.records
+    records.database, records.errands, records.trail, records.keys = store.database, store.errands, store.trail, keys
+    records.store, records.close = store, store.close
     return records
 
 

@@ -183,7 +183,7 @@ class VerifyResponse(_message.Message):
     def __init__(self, matched: _Optional[bool] = ..., similarity: _Optional[float] = ..., angle_degrees: _Optional[float] = ..., threshold: _Optional[float] = ..., target_fmr: _Optional[float] = ..., probability: _Optional[float] = ..., a: _Optional[_Union[Face, _Mapping]] = ..., b: _Optional[_Union[Face, _Mapping]] = ..., model: _Optional[_Union[Model, _Mapping]] = ..., face_id: _Optional[str] = ...) -> None: ...
 
 class Collection(_message.Message):
-    __slots__ = ("name", "purpose", "retention_days", "store_crops", "target_fmr", "subjects", "faces", "model", "created_at")
+    __slots__ = ("name", "purpose", "retention_days", "store_crops", "target_fmr", "subjects", "faces", "model", "created_at", "require_consent")
     NAME_FIELD_NUMBER: _ClassVar[int]
     PURPOSE_FIELD_NUMBER: _ClassVar[int]
     RETENTION_DAYS_FIELD_NUMBER: _ClassVar[int]
@@ -193,6 +193,7 @@ class Collection(_message.Message):
     FACES_FIELD_NUMBER: _ClassVar[int]
     MODEL_FIELD_NUMBER: _ClassVar[int]
     CREATED_AT_FIELD_NUMBER: _ClassVar[int]
+    REQUIRE_CONSENT_FIELD_NUMBER: _ClassVar[int]
     name: str
     purpose: str
     retention_days: int
@@ -202,21 +203,24 @@ class Collection(_message.Message):
     faces: int
     model: Model
     created_at: str
-    def __init__(self, name: _Optional[str] = ..., purpose: _Optional[str] = ..., retention_days: _Optional[int] = ..., store_crops: _Optional[bool] = ..., target_fmr: _Optional[float] = ..., subjects: _Optional[int] = ..., faces: _Optional[int] = ..., model: _Optional[_Union[Model, _Mapping]] = ..., created_at: _Optional[str] = ...) -> None: ...
+    require_consent: bool
+    def __init__(self, name: _Optional[str] = ..., purpose: _Optional[str] = ..., retention_days: _Optional[int] = ..., store_crops: _Optional[bool] = ..., target_fmr: _Optional[float] = ..., subjects: _Optional[int] = ..., faces: _Optional[int] = ..., model: _Optional[_Union[Model, _Mapping]] = ..., created_at: _Optional[str] = ..., require_consent: _Optional[bool] = ...) -> None: ...
 
 class PutCollectionRequest(_message.Message):
-    __slots__ = ("name", "purpose", "retention_days", "store_crops", "target_fmr")
+    __slots__ = ("name", "purpose", "retention_days", "store_crops", "target_fmr", "require_consent")
     NAME_FIELD_NUMBER: _ClassVar[int]
     PURPOSE_FIELD_NUMBER: _ClassVar[int]
     RETENTION_DAYS_FIELD_NUMBER: _ClassVar[int]
     STORE_CROPS_FIELD_NUMBER: _ClassVar[int]
     TARGET_FMR_FIELD_NUMBER: _ClassVar[int]
+    REQUIRE_CONSENT_FIELD_NUMBER: _ClassVar[int]
     name: str
     purpose: str
     retention_days: int
     store_crops: bool
     target_fmr: float
-    def __init__(self, name: _Optional[str] = ..., purpose: _Optional[str] = ..., retention_days: _Optional[int] = ..., store_crops: _Optional[bool] = ..., target_fmr: _Optional[float] = ...) -> None: ...
+    require_consent: bool
+    def __init__(self, name: _Optional[str] = ..., purpose: _Optional[str] = ..., retention_days: _Optional[int] = ..., store_crops: _Optional[bool] = ..., target_fmr: _Optional[float] = ..., require_consent: _Optional[bool] = ...) -> None: ...
 
 class GetCollectionRequest(_message.Message):
     __slots__ = ("name",)

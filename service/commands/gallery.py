@@ -1,0 +1,79 @@
+"""facesphere gallery check | accept-loss, facesphere backup, facesphere restore."""
+
+import contextlib
+from pathlib import Path
+from typing import Any
+
+import click
+
+from service.commands.common import data_dir, keys_dir, opened_store, progress, settings_and_keys
+from service.gallery.backup import back_up, erase_again
+from service.gallery.backup import restore as put_back
+from service.gallery.embedded import lock
+from service.settings import read_settings
+
+
+@click.group()
+def gallery() -> None:
+    """The gallery on disk."""
+
+
+@gallery.command(epilog="Example: facesphere gallery check")
+@data_dir
+@keys_dir
+def check(**flags: Any) -> None:
+    """Read everything and check it: each row, each vector, each entry of the log. A server may be running."""
+    with opened_store(flags) as store:
+        faces = 0
+        for name, rows, _ in store.records.vectors():
+            click.echo(f"{name}: {len(rows)} faces")
+            faces += len(rows)
+        store.trail.check_anchor()
+        proof = store.audit.verify()
+    click.echo(f"whole: {faces} faces, audit log up to entry {proof.last}")
+
+
+@gallery.command("accept-loss", epilog="Example: facesphere gallery accept-loss")
+@data_dir
+@keys_dir
+def accept_loss(**flags: Any) -> None:
+    """Take a gallery whose newest part is missing as it is, where there is no backup to restore.
+
+    What was lost is lost; the audit log says that this was done. The server must be stopped.
+    """
+    settings, keys = settings_and_keys(flags)
+    with contextlib.closing(lock(settings.data_dir)):
+        missing = keys.anchor.get()
+        keys.anchor.forget()
+        with opened_store(flags) as store:
+            last, _ = store.trail.head()
+            with store.trail.change():
+                store.trail.add("cli", "store.accept-loss", last=last, acknowledged=missing[0] if missing else None)
+            erase_again(store, keys)  # it may be older than somebody's erasure
+    click.echo("taken as it is", err=True)
+
+
+@click.command(epilog="Example: facesphere backup /backups/faces-2026-11-26.tar")
+@click.argument("file", type=click.Path(path_type=Path))
+@data_dir
+def backup(file: Path, data_dir: Path | None) -> None:
+    """Write a consistent backup of the gallery into one new file; the server goes on.
+
+    It holds no keys. Back the folder of the keys up as well, somewhere else: without it nobody can read the faces.
+    """
+    settings = read_settings(data_dir=data_dir)
+    size = back_up(settings.data_dir, file, progress("backup"))
+    click.echo(f"{file}: {size:,} bytes; the keys in {settings.key_folder} are not in it", err=True)
+
+
+@click.command(epilog="Example: facesphere restore /backups/faces-2026-11-26.tar --replace")
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--replace", is_flag=True, help="Put it in place of the gallery that is there.")
+@data_dir
+@keys_dir
+def restore(file: Path, replace: bool, **flags: Any) -> None:
+    """Put a backup back and check all of it; who was erased since is erased from it again. Stop the server first."""
+    settings, keys = settings_and_keys(flags)
+    done = put_back(file, settings.data_dir, keys, replace, progress("restore"))
+    again = f", {done.erasures} erasures since were applied again" if done.erasures else ""
+    click.echo(f"{settings.data_dir}: {done.subjects} people, {done.faces} faces{again}", err=True)

@@ -1,0 +1,174 @@
+"""API keys in the records' file. Whoever changes them, a server or the command line, the other sees it at once."""
+
+import json
+import sqlite3
+import threading
+from collections.abc import Mapping
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
+from service.errors import NotFoundError, StorageError
+from service.gallery.database import WAIT_MS, Database, Row
+from service.gallery.schema import connect
+from service.gallery.trail import Trail
+from service.security.keys import ApiKey, KeyGrant, new_token, token_digest
+from service.security.vault import Vault
+
+_COLUMNS = (
+    "id, name, digest, scopes, collections, requests_per_minute, requests_per_day, created_at, expires_at,"
+    " last_used_at, revoked_at, mac"
+)
+
+
+class SqliteKeyTable:
+    """Keys, each sealed like any other row: nobody gives themselves a scope with an SQL editor."""
+
+    def __init__(self, database: Database, vault: Vault, trail: Trail) -> None:
+        self._database = database
+        self._vault = vault
+        self._trail = trail
+        self._lock = threading.Lock()
+        self._reader: sqlite3.Connection | None = None
+        self._seen: tuple[int, bytes] = (-1, b"")
+        self._keys: Mapping[str, ApiKey] = {}
+
+    def current(self) -> Mapping[str, ApiKey]:
+        """All keys by id. Asked for every call, so it looks only whether anything was written since.
+
+        Raises:
+            StorageError: the file cannot be read, or a key was changed from outside.
+        """
+        with self._lock:
+            try:
+                # A connection of its own: it never waits for a writer.
+                self._reader = self._reader or connect(self._database.path, WAIT_MS)
+                (version,) = self._reader.execute("PRAGMA data_version").fetchone()
+                if version != self._seen[0]:
+                    self._refresh(self._reader, version)
+            except sqlite3.DatabaseError as error:
+                raise StorageError(f"the keys cannot be read: {error}") from error
+            return self._keys
+
+    def create(self, grant: KeyGrant, actor: str) -> tuple[ApiKey, str]:
+        """A new key, and the text of it, which is kept nowhere."""
+        key_id, token = new_token()
+        key = ApiKey(key_id, grant, token_digest(self._vault.pepper, token), self._database.now())
+        with self._trail.change():
+            self._database.write(
+                f"INSERT INTO api_keys ({_COLUMNS}) VALUES (?,?,?,?,?,?,?,?,?,?,?,?)",  # noqa: S608
+                (*_values(key), self._mac(key)),
+            )
+            self._trail.add(actor, "key.create", key=key_id, name=grant.name, scopes=sorted(grant.scopes))
+        return key, token
+
+    def revoke(self, key_id: str, actor: str) -> ApiKey:
+        """The key opens nothing from now on. Revoking it again changes nothing.
+
+        Raises:
+            NotFoundError: no such key.
+        """
+        with self._trail.change():
+            key = self.find(key_id)
+            if key.revoked_at is None:
+                key = self._replace(key, revoked_at=self._database.now())
+                self._trail.add(actor, "key.revoke", key=key_id)
+        return key
+
+    def rotate(self, key_id: str, grace: timedelta, actor: str) -> tuple[ApiKey, str]:
+        """A new key with the rights of an old one, which goes on working for a while.
+
+        Raises:
+            NotFoundError: no such key, or it is revoked.
+        """
+        old = self.find(key_id)
+        now = datetime.fromisoformat(self._database.now())
+        if not old.usable(now):
+            raise NotFoundError(f"the key {key_id!r} is revoked or has expired: make a new one", key=key_id)
+        created = self.create(old.grant, actor)
+        ends = min(now + grace, old.grant.expires_at or datetime.max.replace(tzinfo=UTC))
+        with self._trail.change():
+            self._replace(old, expires_at=ends)
+            self._trail.add(actor, "key.rotate", key=key_id, successor=created[0].id)
+        return created
+
+    def find(self, key_id: str) -> ApiKey:
+        """One key.
+
+        Raises:
+            NotFoundError: no such key.
+        """
+        row = self._database.one(f"SELECT {_COLUMNS} FROM api_keys WHERE id = ?", (key_id,))  # noqa: S608
+        if row is None:
+            raise NotFoundError(f"there is no key {key_id!r}", key=key_id)
+        return self._checked(row)
+
+    def list(self) -> list[ApiKey]:
+        """All keys, oldest first."""
+        rows = self._database.read(f"SELECT {_COLUMNS} FROM api_keys ORDER BY created_at, id")  # noqa: S608
+        return [self._checked(row) for row in rows]
+
+    def note_used(self, used: Mapping[str, datetime]) -> None:
+        """When keys were used last; no change that the audit log tells of."""
+        if used:
+            with self._database.transaction():
+                for key_id, at in used.items():
+                    text = at.isoformat(timespec="milliseconds")
+                    self._database.write("UPDATE api_keys SET last_used_at = ? WHERE id = ?", (text, key_id))
+
+    def close(self) -> None:
+        """Close the connection that reads."""
+        with self._lock:
+            if self._reader is not None:
+                self._reader.close()
+                self._reader = None
+                self._seen = (-1, b"")
+
+    def _refresh(self, reader: sqlite3.Connection, version: int) -> None:
+        rows = reader.execute(f"SELECT {_COLUMNS} FROM api_keys ORDER BY id").fetchall()  # noqa: S608
+        macs = b"".join(row[-1] for row in rows)
+        if macs != self._seen[1] or len(rows) != len(self._keys):
+            self._keys = {row[0]: self._checked(row) for row in rows}
+        self._seen = (version, macs)
+
+    def _replace(self, key: ApiKey, revoked_at: str | None = None, expires_at: datetime | None = None) -> ApiKey:
+        grant = replace(key.grant, expires_at=expires_at) if expires_at else key.grant
+        changed = replace(key, grant=grant, revoked_at=revoked_at or key.revoked_at)
+        self._database.write(
+            "UPDATE api_keys SET expires_at = ?, revoked_at = ?, mac = ? WHERE id = ?",
+            (_text(grant.expires_at), changed.revoked_at, self._mac(changed), key.id),
+        )
+        return changed
+
+    def _checked(self, row: Row) -> ApiKey:
+        collections = None if row[4] is None else frozenset(json.loads(row[4]))
+        expires = None if row[8] is None else datetime.fromisoformat(row[8])
+        grant = KeyGrant(row[1], frozenset(json.loads(row[3])), collections, row[5], row[6], expires)
+        key = ApiKey(row[0], grant, row[2], row[7], row[9], row[10])
+        if self._mac(key) != row[11]:
+            raise StorageError(f"the gallery is damaged: key {row[0]} is not what was stored; revoke it and restore")
+        return key
+
+    def _mac(self, key: ApiKey) -> bytes:
+        values = _values(key)
+        return self._vault.store.mac("api key", *values[:9], values[10])  # not last_used_at
+
+
+def _values(key: ApiKey) -> tuple[object, ...]:
+    grant = key.grant
+    return (
+        key.id,
+        grant.name,
+        key.digest,
+        json.dumps(sorted(grant.scopes)),
+        None if grant.collections is None else json.dumps(sorted(grant.collections)),
+        grant.requests_per_minute,
+        grant.requests_per_day,
+        key.created_at,
+        _text(grant.expires_at),
+        key.last_used_at,
+        key.revoked_at,
+    )
+
+
+def _text(moment: datetime | None) -> str | None:
+    return None if moment is None else moment.astimezone(UTC).isoformat(timespec="milliseconds")
