@@ -22,6 +22,7 @@ _EXAMPLE = "facesphere-train export --checkpoint runs/lfw --out bundles --id lfw
 @click.option("--int8", is_flag=True, help="Also a variant of 8-bit integers, if it passes its gate.")
 @click.option("--calibration-data", type=click.Path(path_type=Path), help="Aligned set to compare and to measure on.")
 @click.option("--mirror", is_flag=True, help="Serve each crop with its mirror image added: twice the work.")
+@click.option("--metric", type=click.Choice(["lda"]), help="Learn a metric on top, from --calibration-data.")
 @click.option("--template", help="Alignment of the crops; the one that fits the run or the size if left out.")
 @click.option("--licence", default="unknown", show_default=True, help="SPDX identifier of the weights' licence.")
 @click.option("--licence-note", default="", help="A sentence on the terms, for manifest and card.")
@@ -35,6 +36,8 @@ def export(checkpoint: Path, out: Path, calibration_data: Path | None, registry:
     request = _request(options)
     if request.kinds and calibration_data is None:
         raise click.UsageError("--fp16 and --int8 need --calibration-data: a variant is kept for what it loses there")
+    if request.metric and calibration_data is None:
+        raise click.UsageError("--metric needs --calibration-data: it is learned from the people there")
     from training.data.aligned import AlignedSet
     from training.export.checkpoint import load_trained
     from training.export.errors import VariantRefusedError
@@ -69,6 +72,7 @@ def _request(options: dict[str, Any]) -> "Request":
         ),
         template=options["template"],
         mirror=options["mirror"],
+        metric=options["metric"] is not None,
         kinds=tuple(kind for kind in KINDS if options[kind]),
         gates={kind: chosen(gate) for kind, gate in GATES.items()},
     )

@@ -2,10 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from models.bundle import InputSpec
+from models.image import Pixels
 from training.data.aligned import AlignedSet, Crops, split_people
 from training.data.augment import resize
 from training.export.errors import ExportError
@@ -19,12 +21,16 @@ _CALIBRATION_SHARE = 0.2
 
 @dataclass(frozen=True, slots=True)
 class Material:
-    """Crops in the size of the network's input: `calibration` (M, H, W, 3); `crops` (N, H, W, 3) with `labels` (N,)."""
+    """Crops in the size of the network's input: `calibration` (M, H, W, 3); `crops` (N, H, W, 3) with `labels` (N,).
+
+    `others` are the people who are not measured on, in whatever size they came.
+    """
 
     calibration: Crops
     crops: Crops
     labels: Labels
     description: str
+    others: AlignedSet
 
 
 def material(data: AlignedSet, spec: InputSpec, template: str, held_out: Sequence[str] = ()) -> Material:
@@ -54,6 +60,7 @@ def material(data: AlignedSet, spec: InputSpec, template: str, held_out: Sequenc
         labels=measured.labels,
         description=f"{len(measured)} photos of {len(measured.people)} people of {data.source}"
         + (", held out from training" if unseen else "; the network may have been trained on them"),
+        others=ranges,
     )
 
 
@@ -70,6 +77,23 @@ def _divide(data: AlignedSet, held_out: Sequence[str]) -> tuple[AlignedSet, Alig
 def _first_people(data: AlignedSet, limit: int) -> AlignedSet:
     people = max(2, int((np.cumsum(data.counts) <= limit).sum()))
     return data if people >= len(data.people) else data.subset(data.labels < people)
+
+
+class Resized(Sequence[Pixels]):
+    """Crops in another size, each made when it is asked for: a large set does not fit into memory twice."""
+
+    def __init__(self, crops: Crops, size: tuple[int, int]) -> None:
+        self._crops = crops
+        self._size = size
+
+    def __len__(self) -> int:
+        return len(self._crops)
+
+    def __getitem__(self, index: Any) -> Any:
+        """One crop, or a list of them for a slice."""
+        if isinstance(index, slice):
+            return [resize(np.asarray(crop), self._size) for crop in self._crops[index]]
+        return resize(np.asarray(self._crops[index]), self._size)
 
 
 def _resized(crops: Crops, size: tuple[int, int]) -> Crops:

@@ -5,6 +5,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from torch import nn
+
 from models.alignment import TEMPLATE_NAMES, Template
 from models.bundle import Bundle, InputSpec, Licence, Manifest, Provenance
 from models.preprocess import Vectors
@@ -16,7 +18,8 @@ from training.export.bundle import make_manifest, write_bundle
 from training.export.checkpoint import Trained
 from training.export.errors import ExportError, VariantRefusedError
 from training.export.gate import GATES, Gate
-from training.export.material import Material, material
+from training.export.material import Material, Resized, material
+from training.export.metric import fit_metric, unit_vectors, with_metric
 from training.export.onnx import OPSET, export_onnx
 from training.export.variants import HOW, Kind
 
@@ -31,6 +34,7 @@ class Request:
     licence: Licence
     template: str | None = None
     mirror: bool = False
+    metric: bool = False
     kinds: tuple[Kind, ...] = ()
     gates: Mapping[str, Gate] = field(default_factory=lambda: GATES)
 
@@ -59,6 +63,8 @@ def export_model(trained: Trained, request: Request, out: Path, data: AlignedSet
         raise ExportError(f"{there[0]} is there already; a bundle is never changed, choose another name")
     if request.kinds and data is None:
         raise ExportError("a variant is kept for what it loses: labelled crops to measure that on are needed")
+    if request.metric and data is None:
+        raise ExportError("a metric is learned from labelled crops: say which")
     return _Export(trained, request, out, data, say).run()
 
 
@@ -68,7 +74,8 @@ class _Export:
         self.spec = input_spec(trained)
         self.template = request.template or trained.template or template_of(self.spec)
         self.material = None if data is None else material(data, self.spec, self.template, trained.held_out)
-        self.model = export_onnx(trained.module, (self.spec.height, self.spec.width))
+        self.module = self._with_metric(trained.module) if request.metric else trained.module
+        self.model = export_onnx(self.module, (self.spec.height, self.spec.width))
 
     def run(self) -> list[Bundle]:
         bundle, float32 = self._float()
@@ -82,12 +89,22 @@ class _Export:
             raise VariantRefusedError("; ".join(refused))
         return written
 
+    def _with_metric(self, module: nn.Module) -> nn.Module:
+        """The network with a metric behind it, learned from the people who are not measured on."""
+        if self.material is None:  # export_model has seen to it
+            raise ExportError("there are no crops to learn a metric from")
+        others = self.material.others
+        crops = Resized(others.crops, (self.spec.height, self.spec.width))
+        vectors = unit_vectors(module, self.spec, crops, self.request.mirror)
+        self.say(f"{self.request.id}: a metric learned from {len(others)} photos of {len(others.people)} people")
+        return with_metric(module, *fit_metric(vectors, others.labels))
+
     def _float(self) -> tuple[Bundle, Vectors | None]:
         """The bundle, and its vectors of the measured crops."""
         manifest = self._manifest(self.model, self.request.id, "torch to ONNX, opset " + str(OPSET))
         embedder = embedder_of(self.model, manifest)
         crops = parity.noise_crops(self.spec) if self.material is None else list(self.material.crops[:7])
-        lowest = parity.check_vectors(self.trained.module, embedder, crops)
+        lowest = parity.check_vectors(self.module, embedder, crops)
         self.say(f"{manifest.id}: lowest cosine to torch {lowest:.7f}, in batches of {_listed(parity.BATCHES)}")
         metrics, vectors = {"parity_cosine": min(lowest, 1.0), "bytes": float(len(self.model))}, None
         if self.material is not None:
@@ -99,7 +116,7 @@ class _Export:
     def _measure(self, embedder: Embedder, there: Material) -> tuple[Vectors, dict[str, float]]:
         crops = list(there.crops)
         vectors = parity.embed_all(embedder, crops)
-        ours = parity.torch_vectors(self.trained.module, embedder.manifest, crops)
+        ours = parity.torch_vectors(self.module, embedder.manifest, crops)
         for rate, (a, b) in parity.check_rates(ours, vectors, there.labels).items():
             self.say(f"{self.request.id}: at FMR {rate:g} torch accepts {a} genuine pairs, the exported file {b}")
         return vectors, gate.rates_of(vectors, there.labels)
@@ -132,7 +149,8 @@ class _Export:
         return make_manifest(
             model,
             id=name,
-            architecture=_words(config.backbone.name, config.backbone.params),
+            architecture=_words(config.backbone.name, config.backbone.params)
+            + (", metric learned on top" if self.request.metric else ""),
             input=self.spec,
             template=self.template,
             dimension=config.dimension,
@@ -161,6 +179,9 @@ class _Export:
             "begun with": config.start.bundle.name if config.start else "",
             "steps": str(self.trained.step),
             "seed": str(config.seed),
+            "metric": f"learned from {len(self.material.others)} photos of {len(self.material.others.people)} people"
+            if self.request.metric and self.material
+            else "",
             "measured on": self.material.description if self.material else "nothing",
         }
 
