@@ -15,7 +15,7 @@ remove_other_runtimes = rm -f $(VENV)/.serve-* $(VENV)/.train && \
 
 take_torch = $(BIN)/pip install --quiet --retries 1 --no-deps $(addprefix --extra-index-url ,$(TORCH_INDEX)) "$(TORCH)"
 
-.PHONY: serve train test test-all check format proto bench bench-training clean
+.PHONY: serve train test test-all torture check format proto bench bench-training clean
 
 serve: $(VENV)/.serve-$(RUNTIME)
 	$(BIN)/facesphere serve --data-dir $(DATA) $(ARGS)
@@ -28,6 +28,11 @@ test: $(VENV)/.dev
 
 test-all: $(VENV)/.dev
 	$(BIN)/pytest -m "slow or not slow" $(ARGS)
+
+# Hours: kills, faults, damage, with the counts of docs/reliability.md. TORTURE=0.1 for a tenth of them.
+TORTURE ?= 1
+torture: $(VENV)/.dev
+	TORTURE=$(TORTURE) $(BIN)/pytest tests/service/test_reliability.py -s -m "slow or not slow" $(ARGS)
 
 check: $(VENV)/.dev
 	$(BIN)/ruff check .

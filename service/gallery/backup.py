@@ -24,7 +24,7 @@ from typing import IO, Any
 
 from service.errors import AlreadyExistsError, InvalidRequestError, StorageError
 from service.gallery.audit import SEGMENT
-from service.gallery.database import WAIT_MS, storage_error
+from service.gallery.database import BROKEN, WAIT_MS, storage_error
 from service.gallery.embedded import lock
 from service.gallery.schema import connect
 from service.gallery.store import AUDIT, FILE, Store, open_store
@@ -70,7 +70,7 @@ def back_up(folder: Path, target: Path, progress: Progress) -> int:
             partial.rename(target)
             sync_folder(target.parent or Path())
             return size
-    except sqlite3.DatabaseError as error:
+    except BROKEN as error:
         raise storage_error(error) from error
     except OSError as error:
         raise as_storage_error(error, f"cannot write the backup {target}") from error

@@ -14,6 +14,8 @@ from service.errors import StorageError, StorageFullError
 from service.gallery.schema import connect
 
 Row = tuple[Any, ...]
+# What SQLite, and Python on top of it, raise for a file that is not right: text in it may be no text any more.
+BROKEN = (sqlite3.Error, UnicodeError)
 
 WAIT_MS = 5000
 _WAIT_TO_OVERWRITE_MS = 200  # an answer waits for this; a reader that stays longer is left to the next attempt
@@ -42,7 +44,7 @@ class Database:
             path.chmod(0o600)
             self._db = connect(path, WAIT_MS)
             self._pending = self._marker.exists()
-        except (OSError, sqlite3.DatabaseError) as error:
+        except (OSError, *BROKEN) as error:
             raise StorageError(f"{path} cannot be opened as a gallery: {error}") from error
 
     @property
@@ -72,7 +74,7 @@ class Database:
         with self._lock:
             try:
                 return self._db.execute(query, values).fetchall()
-            except sqlite3.DatabaseError as error:
+            except BROKEN as error:
                 raise StorageError(f"the gallery cannot be read: {error}") from error
 
     def one(self, query: str, values: tuple[object, ...] = ()) -> Row | None:
@@ -97,7 +99,7 @@ class Database:
                 self._db.execute("BEGIN IMMEDIATE")
                 yield
                 self._db.execute("COMMIT")
-            except sqlite3.DatabaseError as error:
+            except BROKEN as error:
                 self._roll_back()
                 raise storage_error(error) from error
             except BaseException:
@@ -142,10 +144,10 @@ class Database:
                 self._db.execute("VACUUM")
                 self._empty_log()
                 self._marker.unlink(missing_ok=True)
-            except (OSError, sqlite3.DatabaseError) as error:
+            except (OSError, *BROKEN) as error:
                 raise StorageError(f"it is erased, but its bytes cannot be overwritten: {error}") from error
             finally:
-                with contextlib.suppress(sqlite3.DatabaseError):
+                with contextlib.suppress(*BROKEN):
                     self._db.execute(f"PRAGMA busy_timeout = {WAIT_MS}")
             self._pending = False
 
@@ -155,11 +157,11 @@ class Database:
             raise StorageError("it is erased, but another program reads the gallery and keeps the old bytes on disk")
 
     def _roll_back(self) -> None:
-        with contextlib.suppress(sqlite3.DatabaseError):  # closed, or rolled back by SQLite itself
+        with contextlib.suppress(*BROKEN):  # closed, or rolled back by SQLite itself
             self._db.execute("ROLLBACK")
 
 
-def storage_error(error: sqlite3.DatabaseError) -> StorageError | StorageFullError:
+def storage_error(error: Exception) -> StorageError | StorageFullError:
     """What SQLite says of a failed write, as one of our errors."""
     name = getattr(error, "sqlite_errorname", "")
     if name == "SQLITE_FULL":

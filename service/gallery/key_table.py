@@ -8,7 +8,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 from service.errors import NotFoundError, StorageError
-from service.gallery.database import WAIT_MS, Database, Row
+from service.gallery.database import BROKEN, WAIT_MS, Database, Row
 from service.gallery.schema import connect
 from service.gallery.trail import Trail
 from service.security.keys import ApiKey, KeyGrant, new_token, token_digest
@@ -45,7 +45,7 @@ class SqliteKeyTable:
                 (version,) = self._reader.execute("PRAGMA data_version").fetchone()
                 if version != self._seen[0]:
                     self._refresh(self._reader, version)
-            except sqlite3.DatabaseError as error:
+            except BROKEN as error:
                 raise StorageError(f"the keys cannot be read: {error}") from error
             return self._keys
 
