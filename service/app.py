@@ -7,6 +7,7 @@ import logging
 import resource
 import signal
 import socket
+import ssl
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
@@ -119,6 +120,8 @@ def serve(settings: Settings) -> None:
         FaceError: a model, the device, the data folder or a port cannot be used.
     """
     raise_file_limit()
+    if settings.tls is not None:
+        settings.tls.check()
     keys = open_keys(settings.key_folder, settings.master_key_source)
     _adopt_signing_key(settings, keys)
     gallery = EmbeddedGallery(settings.data_dir, keys)
@@ -192,6 +195,7 @@ class _Server(uvicorn.Server):
                 settings.max_body_bytes,
                 settings.request_timeout_s,
                 settings.max_pending_bytes,
+                settings.tls,
             ),
         )
         super().__init__(self._config())
@@ -289,6 +293,10 @@ class _Server(uvicorn.Server):
             http=HttpProtocol,
             ws="none",
             timeout_graceful_shutdown=int(settings.shutdown_grace_s) or 1,
+            ssl_certfile=settings.tls_cert,
+            ssl_keyfile=settings.tls_key,
+            ssl_ca_certs=str(settings.tls_client_ca) if settings.tls_client_ca else None,
+            ssl_cert_reqs=ssl.CERT_REQUIRED if settings.tls_client_ca else ssl.CERT_NONE,
         )
 
     def _models(self) -> list[tuple[Manifest, bool, bool]]:
@@ -308,7 +316,8 @@ class _Server(uvicorn.Server):
         name = f"[{host}]" if ":" in host else host
         manifest = self._inference.embedder.manifest
         log.info("serving %s (contract %s) on %s", manifest.id, manifest.contract_id, self._inference.device)
-        line = {"ready": True, "http": f"http://{name}:{port}", "grpc": f"{name}:{self._grpc.port}"}
+        scheme = "https" if self._settings.tls else "http"
+        line = {"ready": True, "http": f"{scheme}://{name}:{port}", "grpc": f"{name}:{self._grpc.port}"}
         sys.stdout.write(json.dumps(line) + "\n")
         sys.stdout.flush()
 

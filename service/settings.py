@@ -11,6 +11,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from models.runtime import Device
 from service.errors import InvalidRequestError
 from service.security.keyfolder import MasterKeySource
+from service.security.tls import TlsFiles
 
 PREFIX = "FACESPHERE_"
 Port = Annotated[int, Field(ge=0, le=65535)]
@@ -43,6 +44,9 @@ class Settings(BaseSettings):
     api_key: SecretStr | None = Field(
         None, description="One key for everything, beside those of `facesphere keys`; at least 16 characters."
     )
+    tls_cert: Path | None = Field(None, description="PEM file of the server's certificate chain: TLS on both ports.")
+    tls_key: Path | None = Field(None, description="PEM file of its private key.")
+    tls_client_ca: Path | None = Field(None, description="PEM file of the authority that callers' certificates are of.")
     target_fmr: float = Field(1e-3, gt=0, lt=1, description="False-match rate of /verify when the caller states none.")
     target_fpir: float = Field(1e-2, gt=0, lt=1, description="Rate at which identify may name a stranger, by default.")
     max_image_bytes: int = Field(20 * 2**20, ge=1024, description="Largest image file.")
@@ -74,6 +78,17 @@ class Settings(BaseSettings):
         if sum(each is not None for each in (self.master_key, self.master_key_file, self.master_key_command)) > 1:
             raise ValueError("give one of master_key, master_key_file and master_key_command")
         return self
+
+    @model_validator(mode="after")
+    def _certificate_and_key(self) -> "Settings":
+        if (self.tls_cert is None) != (self.tls_key is None) or (self.tls_client_ca and not self.tls_cert):
+            raise ValueError("TLS needs tls_cert and tls_key, both")
+        return self
+
+    @property
+    def tls(self) -> TlsFiles | None:
+        """The certificates, if there are any."""
+        return TlsFiles(self.tls_cert, self.tls_key, self.tls_client_ca) if self.tls_cert and self.tls_key else None
 
     @property
     def key_folder(self) -> Path:

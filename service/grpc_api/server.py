@@ -18,6 +18,7 @@ from service.pb.face_embedding.v1 import face_embedding_pb2 as pb
 from service.pb.face_embedding.v1 import face_embedding_pb2_grpc as pb_grpc
 from service.people import People
 from service.security.access import Access
+from service.security.tls import TlsFiles
 
 SERVICES = tuple(service.full_name for service in pb.DESCRIPTOR.services_by_name.values())
 
@@ -41,6 +42,7 @@ class GrpcOptions:
     max_message_bytes: int
     request_timeout_s: float
     max_pending_bytes: int = 2**30
+    tls: TlsFiles | None = None
 
 
 class GrpcServer:
@@ -66,12 +68,23 @@ class GrpcServer:
                 ("grpc.max_receive_message_length", options.max_message_bytes),
                 ("grpc.max_send_message_length", -1),
                 ("grpc.so_reuseport", 0),  # else a second server would silently share the port
+                # Whoever connects and says nothing, or stops in the middle without answering a ping, is gone in 9 s.
+                ("grpc.server_handshake_timeout_ms", 8000),
+                ("grpc.keepalive_time_ms", 5000),
+                ("grpc.keepalive_timeout_ms", 4000),
+                ("grpc.keepalive_permit_without_calls", 1),
+                ("grpc.http2.max_pings_without_data", 0),  # no limit
+                ("grpc.http2.min_time_between_pings_ms", 5000),
+                ("grpc.http2.settings_timeout", 8000),
+                ("grpc.max_concurrent_streams", 256),
             ],
         )
         self._register(server)
         host = f"[{options.host}]" if ":" in options.host else options.host
         try:
-            self.port = server.add_insecure_port(f"{host}:{options.port}")
+            address = f"{host}:{options.port}"
+            tls = options.tls
+            self.port = server.add_secure_port(address, _credentials(tls)) if tls else server.add_insecure_port(address)
         except RuntimeError as error:
             raise InvalidRequestError(f"gRPC cannot listen on {host}:{options.port}") from error
         await server.start()
@@ -98,3 +111,9 @@ class GrpcServer:
         )
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         reflection.enable_server_reflection((*SERVICES, "grpc.health.v1.Health", reflection.SERVICE_NAME), server)
+
+
+def _credentials(tls: TlsFiles) -> grpc.ServerCredentials:
+    authority = tls.client_ca.read_bytes() if tls.client_ca else None
+    pair = (tls.key.read_bytes(), tls.cert.read_bytes())
+    return grpc.ssl_server_credentials([pair], authority, require_client_auth=authority is not None)

@@ -143,10 +143,16 @@ class BodyLimit:
         return PayloadTooLargeError(f"the request is larger than {self._max_bytes} bytes", limit=self._max_bytes)
 
 
+UPLOAD_GRACE_S = 8.0
+UPLOAD_BYTES_PER_S = 1000
+
+
 class Deadline:
     """Ends a request after `seconds` with 504, upload included, and at once when the caller hangs up.
 
-    When the server stops, an upload that is not whole yet is not waited for.
+    An upload has eight seconds, and one more for each thousand bytes that came: a few hundred callers who send a byte
+    now and then would hold as many connections until the deadline. When the server stops, an upload that is not whole
+    yet is not waited for. A connection whose request was answered before it was read to its end is closed.
     """
 
     def __init__(self, app: ASGIApp, seconds: float, stopping: asyncio.Event) -> None:
@@ -160,13 +166,17 @@ class Deadline:
             await self._app(scope, receive, send)
             return
         started = False
+        line = _Line(receive)
+        headers = Headers(scope=scope)
+        has_body = headers.get("content-length", "0") != "0" or "transfer-encoding" in headers
 
         async def send_noting(message: Message) -> None:
             nonlocal started
             started = True
+            if message["type"] == "http.response.start" and has_body and not line.read_to_the_end:
+                MutableHeaders(scope=message)["connection"] = "close"
             await send(message)
 
-        line = _Line(receive)
         work = asyncio.ensure_future(self._app(scope, line.receive, send_noting))
         hung_up = asyncio.ensure_future(line.hung_up())
         too_late = asyncio.ensure_future(line.cut_off_by(self._stopping))
@@ -177,7 +187,7 @@ class Deadline:
                 await work
             elif not hung_up.done() and not started:
                 await _cancel(work)
-                await error_response(self._error(too_late.done()), request_id(scope))(scope, receive, send)
+                await error_response(self._error(too_late.done()), request_id(scope))(scope, receive, send_noting)
         finally:
             await _cancel(work, hung_up, too_late)
 
@@ -194,16 +204,31 @@ class _Line:
         self._receive = receive
         self._body_read = asyncio.Event()
         self._gone = asyncio.Event()
+        self._ends = asyncio.get_running_loop().time() + UPLOAD_GRACE_S
+
+    @property
+    def read_to_the_end(self) -> bool:
+        """Whether the whole body was taken off the connection."""
+        return self._body_read.is_set()
 
     async def receive(self) -> Message:
         if self._body_read.is_set():
             await self._gone.wait()
             return {"type": "http.disconnect"}
-        message = await self._receive()
+        message = await self._next()
         if message["type"] == "http.disconnect":
             self._gone.set()
         if not message.get("more_body", False):
             self._body_read.set()
+        return message
+
+    async def _next(self) -> Message:
+        try:
+            async with asyncio.timeout_at(self._ends):
+                message = await self._receive()
+        except TimeoutError as error:
+            raise DeadlineExceededError(f"the upload is slower than {UPLOAD_BYTES_PER_S} bytes/s") from error
+        self._ends += len(message.get("body", b"")) / UPLOAD_BYTES_PER_S
         return message
 
     async def cut_off_by(self, stopping: asyncio.Event) -> None:

@@ -4,11 +4,11 @@ import asyncio
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-HEADER_TIMEOUT_S = 10.0
+HEADER_TIMEOUT_S = 8.0
 
 
 class HttpProtocol(HttpToolsProtocol):
-    """Closes a connection that has not sent a whole header within ten seconds.
+    """Closes a connection that has not sent a whole header within eight seconds.
 
     uvicorn itself waits for ever for a first request, and for the rest of a header; a few thousand such connections use
     up a server's file handles.

@@ -31,6 +31,9 @@ VALUES: dict[str, tuple[str, Any]] = {
     "workers": ("1", 1),
     "threads": ("3", 3),
     "api_key": (KEY, KEY),
+    "tls_cert": ("/tls/cert.pem", Path("/tls/cert.pem")),
+    "tls_key": ("/tls/key.pem", Path("/tls/key.pem")),
+    "tls_client_ca": ("/tls/ca.pem", Path("/tls/ca.pem")),
     "target_fmr": ("1e-5", 1e-5),
     "target_fpir": ("0.02", 0.02),
     "max_image_bytes": ("2048", 2048),
@@ -71,11 +74,14 @@ def test_the_table_of_this_file_has_every_field() -> None:
 
 @pytest.mark.parametrize("name", VALUES)
 def test_each_field_is_read_from_the_environment(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    text, value = VALUES[name]
+    _, value = VALUES[name]
     if name != "workers":  # the one that has a single allowed value
         assert _value(read_settings(), name) != value
 
-    monkeypatch.setenv(PREFIX + name.upper(), text)
+    for each in (
+        {name, "tls_cert", "tls_key"} if name.startswith("tls") else {name}
+    ):  # one without the others is nothing
+        monkeypatch.setenv(PREFIX + each.upper(), VALUES[each][0])
 
     assert _value(read_settings(), name) == value
 
@@ -205,3 +211,8 @@ def test_the_keys_lie_beside_the_data_unless_they_are_put_elsewhere(
 
 def test_two_master_keys_are_one_too_many() -> None:
     assert "give one of" in _refusal(master_key=MASTER, master_key_command="cat key")
+
+
+@pytest.mark.parametrize("given", [("tls_cert",), ("tls_key",), ("tls_client_ca",), ("tls_key", "tls_client_ca")])
+def test_half_a_tls_is_none(given: tuple[str, ...]) -> None:
+    assert "TLS needs tls_cert and tls_key" in _refusal(**{name: Path("x.pem") for name in given})
