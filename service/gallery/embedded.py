@@ -8,6 +8,7 @@ import contextlib
 import fcntl
 import logging
 import threading
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -30,6 +31,7 @@ from service.domain import (
 from service.errors import ContractMismatchError, StorageError
 from service.gallery.index import ExactIndex
 from service.gallery.records import SYSTEM
+from service.gallery.retention import SweepClock
 from service.gallery.store import open_store, utc_now
 from service.security.keyfolder import KeyFolder
 
@@ -77,18 +79,24 @@ class Match:
 class EmbeddedGallery:
     """Collections of enrolled people in one folder, used by one process at a time."""
 
-    def __init__(self, folder: Path, keys: KeyFolder, now: Callable[[], datetime] = utc_now) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        keys: KeyFolder,
+        now: Callable[[], datetime] = utc_now,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
         """Open a gallery, or begin one.
 
         Args:
             folder: of its files.
             keys: what they are encrypted with.
             now: the time.
+            monotonic: seconds that no change of the clock touches.
 
         Raises:
             StorageError: another process uses the folder, or its files are damaged or not of these keys.
         """
-        self._now = now
         self._lock_file = lock(folder)
         self._writing = threading.Lock()
         self._indexes: dict[str, ExactIndex] = {}
@@ -104,6 +112,7 @@ class EmbeddedGallery:
             )
             self.keys, self.audit = store.keys, store.audit
             store.trail.check_anchor()
+            self._sweep_clock = SweepClock(now, monotonic, self._records)
             self._finish_erasing()  # an earlier process was stopped before it could
             self._build_indexes()
             undo.pop_all()
@@ -233,14 +242,24 @@ class EmbeddedGallery:
         return SubjectExport(collection, settings.purpose, person, vectors, crops, model)
 
     def erase_expired(self, now: datetime | None = None) -> int:
-        """Erase the faces whose retention is over, and people who have no other; the number of faces."""
-        moment, count, last = now or self._now(), 0, SWEEP_CHUNK
+        """Erase the faces whose retention is over, and people who have no other; the number of faces.
+
+        Without a time the clock is asked, and not believed where it has jumped (retention.py).
+        """
+        moment, count, last = now or self._believed_now(), 0, SWEEP_CHUNK
         while last == SWEEP_CHUNK:
             last = self._erase_some_expired(moment)
             count += last
         with self._writing:
             self._finish_erasing()
         return count
+
+    def _believed_now(self) -> datetime:
+        with self._writing:
+            moment = self._sweep_clock.now()
+        if self._sweep_clock.doubtful:
+            log.warning("the clock has jumped: the sweep goes by %s until it has stood by it for a day", moment)
+        return moment
 
     def _erase_some_expired(self, now: datetime) -> int:
         """Erase a chunk and let others write in between."""

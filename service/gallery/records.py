@@ -292,6 +292,19 @@ class Records:
             (now.isoformat(), limit),
         )
 
+    def swept_at(self) -> datetime | None:
+        """The time by which the last sweep went; None if there was none, or it cannot be told."""
+        row = self._database.one("SELECT swept_at FROM store")
+        try:
+            return datetime.fromisoformat(row[0]) if row and row[0] else None
+        except ValueError:
+            return None
+
+    def keep_swept_at(self, at: datetime) -> None:
+        """Keep it for the next program."""
+        with self._database.transaction():
+            self._database.write("UPDATE store SET swept_at = ?", (at.isoformat(),))
+
     def forget(self, erasure: Erasure) -> bool:
         """Erase again what a backup has brought back; False if it is not there."""
         found = self._database.one(

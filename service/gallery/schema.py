@@ -12,7 +12,8 @@ CREATE TABLE store (
     uid TEXT NOT NULL,
     created_at TEXT NOT NULL,
     tally BLOB NOT NULL,
-    mac BLOB NOT NULL
+    mac BLOB NOT NULL,
+    swept_at TEXT
 ) STRICT;
 CREATE TABLE collections (
     id INTEGER PRIMARY KEY AUTOINCREMENT,

@@ -1,0 +1,116 @@
+"""Retention under a clock that jumps: nobody is erased before their time because a clock was wrong."""
+
+from contextlib import closing
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from enrolment import MODEL, new_faces, units
+from galleries import keys_of
+
+from service.domain import CollectionSettings
+from service.gallery.embedded import EmbeddedGallery
+
+DAY = timedelta(days=1)
+BEGIN = datetime(2026, 3, 1, 12, tzinfo=UTC)
+
+
+class Machine:
+    """A wall clock that can be set, and a monotonic one that cannot."""
+
+    def __init__(self) -> None:
+        self.wall, self.count = BEGIN, 0.0
+
+    def passes(self, time: timedelta) -> None:
+        """Both clocks go on."""
+        self.wall += time
+        self.count += time.total_seconds()
+
+    def open(self, folder: Path) -> EmbeddedGallery:
+        """A gallery on this machine."""
+        return EmbeddedGallery(folder, keys_of(folder), lambda: self.wall, lambda: self.count)
+
+
+@pytest.fixture
+def machine() -> Machine:
+    return Machine()
+
+
+def _enrolled(machine: Machine, folder: Path) -> EmbeddedGallery:
+    gallery = machine.open(folder)
+    gallery.put_collection("lab", CollectionSettings("p", retention_days=30), MODEL)
+    gallery.enrol("lab", MODEL.contract_id, "Ann", new_faces(units(1, 2)))
+    assert gallery.erase_expired() == 0
+    return gallery
+
+
+def test_faces_are_erased_when_their_days_are_over(machine: Machine, tmp_path: Path) -> None:
+    with closing(_enrolled(machine, tmp_path / "data")) as gallery:
+        for _ in range(29 * 24):
+            machine.passes(timedelta(hours=1))
+            assert gallery.erase_expired() == 0
+        machine.passes(timedelta(hours=25))
+
+        assert gallery.erase_expired() == 2
+
+
+def test_a_clock_that_jumps_ahead_and_comes_back_erases_nobody(machine: Machine, tmp_path: Path) -> None:
+    with closing(_enrolled(machine, tmp_path / "data")) as gallery:
+        machine.wall += 3650 * DAY
+        for _ in range(20):
+            machine.passes(timedelta(hours=1))
+            assert gallery.erase_expired() == 0
+        machine.wall -= 3650 * DAY
+        machine.passes(timedelta(hours=10))
+
+        assert gallery.erase_expired() == 0
+        assert gallery.size("lab") == 2
+
+
+def test_a_clock_that_stands_by_its_jump_for_a_day_is_believed(machine: Machine, tmp_path: Path) -> None:
+    with closing(_enrolled(machine, tmp_path / "data")) as gallery:
+        machine.wall += 40 * DAY
+        erased = 0
+        for _ in range(26):
+            assert erased == 0
+            machine.passes(timedelta(hours=1))
+            erased = gallery.erase_expired()
+            if erased:
+                break
+
+        assert erased == 2
+
+
+def test_a_clock_that_falls_back_does_not_keep_faces_for_ever(machine: Machine, tmp_path: Path) -> None:
+    with closing(_enrolled(machine, tmp_path / "data")) as gallery:
+        machine.passes(29 * DAY)
+        gallery.erase_expired()
+        machine.wall -= 3650 * DAY
+        for _ in range(23):
+            machine.passes(timedelta(hours=1))
+            gallery.erase_expired()
+        machine.passes(timedelta(minutes=90))
+
+        assert gallery.erase_expired() == 2
+
+
+def test_a_restart_with_a_wrong_clock_erases_nobody(machine: Machine, tmp_path: Path) -> None:
+    _enrolled(machine, tmp_path / "data").close()
+    machine.wall += 365 * DAY
+    machine.count = 5.0  # the machine was started anew
+
+    with closing(machine.open(tmp_path / "data")) as gallery:
+        assert gallery.erase_expired() == 0
+        machine.passes(timedelta(hours=23))
+        assert gallery.erase_expired() == 0
+
+
+def test_a_stop_of_some_days_is_no_jump(machine: Machine, tmp_path: Path) -> None:
+    with closing(_enrolled(machine, tmp_path / "data")) as gallery:
+        machine.passes(28 * DAY)
+        gallery.erase_expired()
+    machine.passes(3 * DAY)
+    machine.count = 5.0
+
+    with closing(machine.open(tmp_path / "data")) as gallery:
+        assert gallery.erase_expired() == 2
