@@ -80,6 +80,8 @@ class Access:
         who, key = self._authenticate(authorization)
         if not who.scopes & rule.scopes:
             raise PermissionDeniedError(f"this key lacks the scope for {operation}: {_listed(rule)}")
+        if rule.whole and who.collections is not None:
+            raise PermissionDeniedError(f"{operation} is not for a key that is kept to some collections")
         if collection is not None:
             check_collection(who, collection)
         if key is not None:

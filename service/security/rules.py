@@ -15,10 +15,11 @@ class Rule:
 
     scopes: frozenset[str]
     collection: str = ""
+    whole: bool = False
 
 
-def _rule(*scopes: str, collection: str = "") -> Rule:
-    return Rule(frozenset((*scopes, "admin")), collection)
+def _rule(*scopes: str, collection: str = "", whole: bool = False) -> Rule:
+    return Rule(frozenset((*scopes, "admin")), collection, whole)
 
 
 _ANY = SCOPES
@@ -43,10 +44,10 @@ RULES: dict[str, Rule] = {
     "POST /collections/{collection}/subjects/{subject}/verify": _rule("verify", collection=_IN),
     "GET /models": _rule(*_ANY),
     "GET /metrics": _rule(*_ANY),
-    "GET /keys": _rule(),
-    "POST /keys": _rule(),
-    "DELETE /keys/{key_id}": _rule(),
-    "GET /audit": _rule(),
+    "GET /keys": _rule(whole=True),
+    "POST /keys": _rule(whole=True),
+    "DELETE /keys/{key_id}": _rule(whole=True),
+    "GET /audit": _rule(whole=True),
     "FaceEmbedding/Detect": _rule("embed"),
     "FaceEmbedding/Embed": _rule("embed"),
     "FaceEmbedding/EmbedStream": _rule("embed"),
@@ -65,4 +66,4 @@ RULES: dict[str, Rule] = {
     "Gallery/VerifySubject": _rule("verify", collection=_IN),
 }
 # What is not in the table is for the administrator alone, until somebody thinks about it.
-UNKNOWN = _rule(collection="")
+UNKNOWN = _rule(whole=True)

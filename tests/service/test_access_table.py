@@ -127,7 +127,8 @@ def test_a_key_comes_through_exactly_where_its_scope_lets_it(keyed: Keyed, opera
 
 @pytest.mark.parametrize("operation", RULES)
 def test_a_key_for_other_collections_touches_none_but_its_own(keyed: Keyed, operation: str) -> None:
-    expected = "permission_denied" if RULES[operation].collection else ""
+    rule = RULES[operation]
+    expected = "permission_denied" if rule.collection or rule.whole else ""
 
     assert _call(keyed, operation, keyed.keys["elsewhere"]) == expected
 

@@ -1,0 +1,179 @@
+"""What each loss reaches: digits beside the L-Softmax paper's table, and people from scratch on LFW's training set.
+
+    python benchmarks/losses.py mnist --data data/mnist [--steps 3600]       ten runs
+    python benchmarks/losses.py lfw --data data/lfw [--seeds 1 2 3]          five losses, three seeds
+    python benchmarks/losses.py mnist --table                                the table of what was run so far
+
+Each run is `facesphere-train train` with a configuration of training/configs and one thread, two of them side by
+side. A run that was stopped is gone on with; one that is done is not repeated: its result is in
+docs/results/losses.json, written as soon as there is one. The last validation counts, not the best: choosing a
+checkpoint by the test set flatters it.
+"""
+
+import argparse
+import json
+import math
+import os
+import statistics
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+# Python looks for modules beside the script first, and benchmarks/training.py would hide the package.
+sys.path.pop(0)
+
+from training.evaluation.intervals import wilson
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "docs" / "results" / "losses.json"
+REFERENCE_STEPS = 10_000
+# Errors in percent of Liu et al., ICML 2016, table 2, as far as they are stated there.
+PAPER = {"softmax": 0.40, "L-Softmax, m = 2": 0.32, "L-Softmax, m = 3": 0.31, "L-Softmax, m = 4": 0.31}
+LFW = ("softmax", "l-softmax", "a-softmax", "center", "triplet")
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training run: its row in the table, its configuration, and what of it is changed."""
+
+    row: str
+    config: str
+    seed: int
+    overrides: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """Of its folder, and of its result."""
+        margins = [f"m{change.partition('=')[2]}" for change in self.overrides if "margin" in change]
+        return "-".join([self.config, *margins, f"seed{self.seed}"])
+
+
+def main() -> None:
+    """Run what is not done yet, and print the table."""
+    asked = _arguments()
+    runs = _mnist(asked) if asked.table_of == "mnist" else _lfw(asked)
+    if not asked.table:
+        with ThreadPoolExecutor(asked.lanes) as lanes:
+            for _ in lanes.map(lambda run: _train(run, asked), runs):
+                pass
+    done = _read().get(_key(asked), {})
+    print(_mnist_table(done) if asked.table_of == "mnist" else _lfw_table(done))
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("table_of", choices=["mnist", "lfw"])
+    parser.add_argument("--data", type=Path, help="IDX files, or an aligned set")
+    parser.add_argument("--runs", type=Path, default=Path("runs/losses"), help="folder of the runs")
+    parser.add_argument("--steps", type=int, default=3600, help="of MNIST; the paper's schedule, scaled, is 10000")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
+    parser.add_argument("--lanes", type=int, default=2, help="runs side by side, a thread each")
+    parser.add_argument("--precision", choices=["float32", "bf16"], default="bf16")
+    parser.add_argument("--table", action="store_true", help="print the table and run nothing")
+    asked = parser.parse_args()
+    if asked.data is None and not asked.table:
+        parser.error("--data is needed")
+    return asked
+
+
+def _mnist(asked: argparse.Namespace) -> list[Run]:
+    share = asked.steps / REFERENCE_STEPS
+    schedule = (
+        f"steps={asked.steps}",
+        f"schedule.milestones=[{round(5000 * share)}, {round(7500 * share)}]",
+        f"validate_every={asked.steps}",
+        f"checkpoint_every={max(1, asked.steps // 10)}",
+    )
+    gamma = (
+        f"loss.params.annealing.gamma={2.5e-5 / share:.12f}"  # lambda falls over the run as it does over the paper's
+    )
+    plain = [("softmax", "mnist-softmax"), ("softmax + center", "mnist-center"), ("triplet", "mnist-triplet")]
+    margins = [("L-Softmax", "mnist-l-softmax", m) for m in (2, 3, 4)]
+    margins += [("A-Softmax", "mnist-a-softmax", m) for m in (1, 2, 3, 4)]
+    rows: list[tuple[str, str, tuple[str, ...]]] = [(row, config, schedule) for row, config in plain]
+    rows[1:1] = [(f"{row}, m = {m}", c, (*schedule, gamma, f"loss.params.margin={m}")) for row, c, m in margins]
+    return [Run(row, config, seed, overrides) for seed in asked.seeds[:1] for row, config, overrides in rows]
+
+
+def _lfw(asked: argparse.Namespace) -> list[Run]:
+    once = ("validate_every=1000000", "checkpoint_every=200")
+    return [Run(loss, f"lfw-{loss}", seed, once) for seed in asked.seeds for loss in LFW]
+
+
+def _key(asked: argparse.Namespace) -> str:
+    return f"mnist, {asked.steps} steps" if asked.table_of == "mnist" else "lfw"
+
+
+def _train(run: Run, asked: argparse.Namespace) -> None:
+    if run.name in _read().get(_key(asked), {}):
+        return
+    folder = asked.runs / (f"{asked.steps}-" if asked.table_of == "mnist" else "") / run.name
+    resume = any((folder / "checkpoints").glob("step-*.pt"))
+    changes = [f"data.train={asked.data}", f"seed={run.seed}", f"precision={asked.precision}", *run.overrides]
+    command = [sys.executable, "-m", "training", "train", "--run", str(folder), "--threads", "1"]
+    command += ["--resume"] if resume else ["--config", str(ROOT / "training" / "configs" / f"{run.config}.yaml")]
+    command += [] if resume else [word for change in changes for word in ("--set", change)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "output.txt").open("a") as output:
+        done = subprocess.run(command, cwd=ROOT, env=environment, stdout=output, stderr=output, check=False)
+    if done.returncode:
+        last = (folder / "output.txt").read_text().strip().splitlines()[-1:]
+        _write(asked, run, {"row": run.row, "seed": run.seed, "failed": "".join(last)})
+        return
+    _write(asked, run, {"row": run.row, "seed": run.seed, **_last(folder)})
+
+
+def _last(folder: Path) -> dict[str, Any]:
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    last = [line for line in lines if "validation/accuracy" in line][-1]
+    values = {name.removeprefix("validation/"): value for name, value in last.items()}
+    record = json.loads((folder / "run.json").read_text())
+    return {**values, "git_commit": record["git_commit"], "torch": record["versions"]["torch"]}
+
+
+def _read() -> dict[str, dict[str, Any]]:
+    return json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+
+
+def _write(asked: argparse.Namespace, run: Run, result: dict[str, Any]) -> None:
+    results = _read()
+    results.setdefault(_key(asked), {})[run.name] = result
+    RESULTS.parent.mkdir(exist_ok=True)
+    partial = RESULTS.with_suffix(".partial")
+    partial.write_text(json.dumps(results, indent=1, sort_keys=True) + "\n")
+    partial.replace(RESULTS)
+    print(f"{run.row}, seed {run.seed}: {result.get('failed') or result['accuracy']}", flush=True)
+
+
+def _mnist_table(done: dict[str, Any]) -> str:
+    lines = ["| loss | test error, % | 95 % interval | paper |", "|---|---|---|---|"]
+    for each in done.values():
+        if "failed" in each:
+            lines.append(f"| {each['row']} | {each['failed']} | | |")
+            continue
+        errors = round(each["errors"])
+        low, high = wilson(errors, 10_000)
+        paper = f"{PAPER[each['row']]:.2f}" if each["row"] in PAPER else ""
+        lines.append(f"| {each['row']} | {errors / 100:.2f} | {100 * low:.2f} .. {100 * high:.2f} | {paper} |")
+    return "\n".join(lines)
+
+
+def _lfw_table(done: dict[str, Any]) -> str:
+    lines = ["| loss | accuracy | standard error of the folds | of the seeds | seeds |", "|---|---|---|---|---|"]
+    for loss in LFW:
+        found = [each for each in done.values() if each["row"] == loss and "failed" not in each]
+        if not found:
+            continue
+        values = [each["accuracy"] for each in found]
+        folds = statistics.mean(each["standard_error"] for each in found)
+        seeds = statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else math.nan
+        lines.append(f"| {loss} | {statistics.mean(values):.4f} | {folds:.4f} | {seeds:.4f} | {len(values)} |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()
