@@ -256,6 +256,8 @@ class _Server(uvicorn.Server):
                 await self._gallery_pool.run(self._gallery.audit.seal_if_long)
             except FaceError as error:
                 log.error("retention sweep: %s", error.message)
+            except Exception:  # whatever it is, the next sweep is tried
+                log.exception("retention sweep")
             await asyncio.sleep(SWEEP_EVERY_S)
 
     async def _note_used_keys(self) -> None:
@@ -266,6 +268,8 @@ class _Server(uvicorn.Server):
                 await self._gallery_pool.run(self._gallery.keys.note_used, self._access.last_used())
             except FaceError as error:
                 log.error("last use of keys: %s", error.message)
+            except Exception:
+                log.exception("last use of keys")
 
     def _config(self) -> uvicorn.Config:
         settings = self._settings

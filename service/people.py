@@ -1,7 +1,6 @@
 """The application layer for people: collections, enrolment, identification, erasure."""
 
 import asyncio
-import re
 import unicodedata
 from collections.abc import Callable, Sequence
 from typing import ParamSpec, TypeVar
@@ -41,6 +40,7 @@ from service.faces import Decision, Faces, angle_degrees, cosine
 from service.gallery.embedded import EmbeddedGallery
 from service.inference.pool import Pool
 from service.security.access import caller
+from service.security.keys import COLLECTION_NAME
 from service.security.receipts import ReceiptSigner
 
 P = ParamSpec("P")
@@ -56,7 +56,6 @@ FAULTS_OF_A_PHOTO = (
     ImageTooLargeError,
     FaceNotFoundError,
 )
-_COLLECTION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
 class People:
@@ -298,7 +297,7 @@ def _decided(result: Verification) -> dict[str, object]:
 
 
 def _check_collection(name: str, settings: CollectionSettings) -> None:
-    if not _COLLECTION.fullmatch(name):
+    if not COLLECTION_NAME.fullmatch(name):
         raise InvalidRequestError(
             "a collection's name has 1 to 64 letters, digits, '.', '_' or '-'", field="collection"
         )

@@ -25,7 +25,7 @@ def audit() -> None:
 @keys_dir
 def verify(**flags: Any) -> None:
     """Check every entry of the log; exits with 2 and names the first that is not what was written."""
-    with opened_store(flags) as store:
+    with opened_store(flags, newest=False) as store:
         proof = store.audit.verify()
     before = f"; 1 to {proof.first - 1} are archived elsewhere and were not looked at" if proof.first > 1 else ""
     click.echo(f"entries {proof.first} to {proof.last} are as they were written{before}")

@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from service.errors import InvalidRequestError
-from service.gallery.store import Store, open_store
+from service.gallery.store import FILE, Store, open_store
 from service.security.keyfolder import KeyFolder, open_keys
 from service.settings import Settings, read_settings
 
@@ -27,18 +27,21 @@ def settings_and_keys(flags: dict[str, Any]) -> tuple[Settings, KeyFolder]:
 
 
 @contextlib.contextmanager
-def opened_store(flags: dict[str, Any]) -> Iterator[Store]:
-    """The gallery's file, which a server may have open as well."""
+def opened_store(flags: dict[str, Any], create: bool = False, newest: bool = True) -> Iterator[Store]:
+    """The file of the gallery, which a server may have open too; `create`: begun if there is none; `newest`: as there."""
+    settings = read_settings(**flags)
+    if not create and not (settings.data_dir / FILE).exists():
+        raise InvalidRequestError(f"there is no gallery in {settings.data_dir}")
     settings, keys = settings_and_keys(flags)
     settings.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
-    with contextlib.closing(open_store(settings.data_dir, keys)) as store:
+    with contextlib.closing(open_store(settings.data_dir, keys, newest=newest)) as store:
         yield store
 
 
 def duration(text: str) -> timedelta:
     """`30m`, `12h` or `90d`."""
     number, unit = text[:-1], text[-1:]
-    if unit not in _UNITS or not number.isdigit() or not 0 < int(number) < 10**6:
+    if unit not in _UNITS or not (number.isascii() and number.isdigit()) or not 0 < int(number) < 10**6:
         raise InvalidRequestError(f"{text!r} is no time span: write 30m, 12h or 90d")
     return timedelta(seconds=int(number) * _UNITS[unit])
 
@@ -48,7 +51,10 @@ def moment(text: str) -> datetime:
     try:
         when = datetime.fromisoformat(text)
     except ValueError:
-        return datetime.now(UTC) + duration(text)
+        try:
+            return datetime.now(UTC) + duration(text)
+        except OverflowError:
+            raise InvalidRequestError(f"{text!r} is too long") from None
     return when if when.tzinfo else when.replace(tzinfo=UTC)
 
 

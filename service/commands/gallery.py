@@ -7,9 +7,9 @@ from typing import Any
 import click
 
 from service.commands.common import data_dir, keys_dir, opened_store, progress, settings_and_keys
-from service.gallery.backup import back_up, erase_again
+from service.gallery.backup import accept, back_up
 from service.gallery.backup import restore as put_back
-from service.gallery.embedded import lock
+from service.gallery.folder import lock
 from service.settings import read_settings
 
 
@@ -28,7 +28,6 @@ def check(**flags: Any) -> None:
         for name, rows, _ in store.records.vectors():
             click.echo(f"{name}: {len(rows)} faces")
             faces += len(rows)
-        store.trail.check_anchor()
         proof = store.audit.verify()
     click.echo(f"whole: {faces} faces, audit log up to entry {proof.last}")
 
@@ -43,14 +42,8 @@ def accept_loss(**flags: Any) -> None:
     """
     settings, keys = settings_and_keys(flags)
     with contextlib.closing(lock(settings.data_dir)):
-        missing = keys.anchor.get()
-        keys.anchor.forget()
-        with opened_store(flags) as store:
-            last, _ = store.trail.head()
-            with store.trail.change():
-                store.trail.add("cli", "store.accept-loss", last=last, acknowledged=missing[0] if missing else None)
-            erase_again(store, keys)  # it may be older than somebody's erasure
-    click.echo("taken as it is", err=True)
+        again = accept(settings.data_dir, keys)
+    click.echo(f"taken as it is{f'; {again} erasures since were applied again' if again else ''}", err=True)
 
 
 @click.command(epilog="Example: facesphere backup /backups/faces-2026-11-26.tar")

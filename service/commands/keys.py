@@ -47,7 +47,7 @@ def create(
         requests_per_day,
         moment(expires) if expires else None,
     )
-    with opened_store(flags) as store:
+    with opened_store(flags, create=True) as store:
         _print_new(*store.keys.create(grant, _ACTOR), as_json)
 
 

@@ -10,14 +10,14 @@ The newest sealed entry stays in the records as well, so that the chain goes on 
 import hmac
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from service.errors import StorageError
 from service.gallery.database import Database
-from service.gallery.trail import Entry, Waiting, entry_mac
+from service.gallery.trail import Entry, Trail, entry_mac
 from service.security.ledger import Anchor
 from service.security.master import write_new
 from service.security.vault import as_storage_error
@@ -47,8 +47,18 @@ class Proof:
 class Audit:
     """Reads, proves and archives the log."""
 
-    def __init__(self, database: Database, key: bytes, anchor: Anchor, folder: Path) -> None:
+    def __init__(
+        self,
+        database: Database,
+        key: bytes,
+        anchor: Anchor,
+        trail: Trail,
+        seal_store: Callable[[int, bytes], None],
+        folder: Path,
+    ) -> None:
         self._database = database
+        self._trail = trail
+        self._seal_store = seal_store
         self._key = key
         self._anchor = anchor
         self._folder = folder
@@ -74,8 +84,14 @@ class Audit:
             BrokenChainError: one was changed, removed, put in or cut off.
             StorageError: a file of it cannot be read.
         """
+        with self._database.holding():  # nothing is sealed meanwhile
+            return self._verify()
+
+    def _verify(self) -> Proof:
         first, last, before = 0, 0, b""
-        known = self._anchor.get()
+        anchor = self._anchor.get()
+        known = (anchor.seq, anchor.mac) if anchor else None
+        self._check_cut()
         for entry in self._all():
             if entry.seq == last:  # sealed, and still in the records
                 if entry.mac != before:
@@ -114,8 +130,9 @@ class Audit:
             write_new(path, b"".join(_line(_entry(each)) for each in rows))
         except OSError as error:
             raise as_storage_error(error, f"cannot write {path}") from error
-        with self._database.transaction():
+        with self._trail.change():
             self._database.write("DELETE FROM audit WHERE seq < ?", (rows[-1][0],))
+            self._seal_store(rows[-1][0], rows[-1][5])
         return path
 
     def seal_if_long(self) -> None:
@@ -125,9 +142,15 @@ class Audit:
             self.seal()
 
     def _fits(self, entry: Entry, before: bytes) -> bool:
-        detail = Waiting.text(entry.detail)
-        mac = entry_mac(self._key, before, entry.seq, entry.at, entry.actor, entry.event, detail)
+        mac = entry_mac(self._key, before, entry.seq, entry.at, entry.actor, entry.event, entry.detail)
         return hmac.compare_digest(mac, entry.mac)
+
+    def _check_cut(self) -> None:
+        """That the records begin with the entry that was sealed last: only `seal` takes entries from the front."""
+        (row,) = self._database.read("SELECT sealed_to, sealed_mac FROM store")
+        first = self._database.one("SELECT seq, mac FROM audit ORDER BY seq LIMIT 1")
+        if first is None or first[0] != max(1, row[0]) or (row[0] and first[1] != row[1]):
+            raise BrokenChainError(max(1, row[0]), "it is missing, or not the one that was sealed last")
 
     def _all(self) -> Iterator[Entry]:
         """Archive first, then the records; the entry in both comes twice."""
@@ -164,7 +187,7 @@ class Audit:
         return found
 
     def _readable(self, entry: Entry) -> dict[str, Any]:
-        detail = dict(entry.detail)
+        detail = _detail(entry)
         for field, table in (("collection", "collections"), ("subject", "subjects")):
             uid = detail.get(field)
             if isinstance(uid, str):
@@ -174,10 +197,14 @@ class Audit:
 
 
 def _entry(row: tuple[Any, ...]) -> Entry:
+    return Entry(*row)
+
+
+def _detail(entry: Entry) -> dict[str, Any]:
     try:
-        return Entry(row[0], row[1], row[2], row[3], json.loads(row[4]), row[5])
-    except ValueError as error:
-        raise BrokenChainError(row[0], "it cannot be read") from error
+        return dict(json.loads(entry.detail))
+    except (ValueError, TypeError) as error:
+        raise BrokenChainError(entry.seq, "it cannot be read") from error
 
 
 def _line(entry: Entry) -> bytes:
@@ -194,6 +221,8 @@ def _read(path: Path) -> Iterator[Entry]:
     for number, line in enumerate(lines[:-1]):
         try:
             seq, at, actor, event, detail, mac = json.loads(line)
+            if not isinstance(seq, int) or not all(isinstance(each, str) for each in (at, actor, event, detail)):
+                raise ValueError("a field is of the wrong kind")
             yield Entry(seq, at, actor, event, detail, bytes.fromhex(mac))
         except (ValueError, TypeError) as error:
             raise BrokenChainError(first + number, f"a line of {path.name} cannot be read") from error

@@ -25,11 +25,11 @@ from typing import IO, Any
 from service.errors import AlreadyExistsError, InvalidRequestError, StorageError
 from service.gallery.audit import SEGMENT
 from service.gallery.database import BROKEN, WAIT_MS, storage_error
-from service.gallery.embedded import lock
+from service.gallery.folder import SCRATCH, lock, overwrite, remove_scratch
 from service.gallery.schema import connect
 from service.gallery.store import AUDIT, FILE, Store, open_store
 from service.security.keyfolder import KeyFolder
-from service.security.ledger import Anchor
+from service.security.ledger import KEYS, Anchor, Head
 from service.security.master import sync_folder
 from service.security.vault import as_storage_error
 
@@ -62,14 +62,17 @@ def back_up(folder: Path, target: Path, progress: Progress) -> int:
     if target.exists():
         raise AlreadyExistsError(f"{target} is there already")
     try:
-        with tempfile.TemporaryDirectory(prefix=".backup-", dir=target.parent or Path()) as scratch:
-            copy, partial = Path(scratch) / FILE, Path(scratch) / "partial"
+        # In the data folder, which is swept at every start: a copy that a kill leaves would outlive erasures.
+        with tempfile.TemporaryDirectory(prefix=SCRATCH, dir=folder) as scratch:
+            copy, partial = Path(scratch) / FILE, target.with_name(f".{target.name}.partial")
             _copy_records(folder / FILE, copy, progress)
-            _pack(partial, {FILE: copy} | {f"{AUDIT}/{path.name}": path for path in _segments(folder)})
-            size = partial.stat().st_size
-            partial.rename(target)
-            sync_folder(target.parent or Path())
-            return size
+            try:
+                _pack(partial, {FILE: copy} | {f"{AUDIT}/{path.name}": path for path in _segments(folder)})
+                partial.rename(target)
+            finally:
+                partial.unlink(missing_ok=True)
+            sync_folder(target.absolute().parent)
+            return target.stat().st_size
     except BROKEN as error:
         raise storage_error(error) from error
     except OSError as error:
@@ -85,15 +88,15 @@ def restore(source: Path, folder: Path, keys: KeyFolder, in_place: bool, progres
         StorageError: these are not its keys, or it cannot be written. What was there before is still there.
     """
     with contextlib.closing(lock(folder)):
+        remove_scratch(folder)
         if (folder / FILE).exists() and not in_place:
             raise AlreadyExistsError(f"there is a gallery in {folder} already; say --replace to put this in its place")
         try:
-            with tempfile.TemporaryDirectory(prefix=".restore-", dir=folder) as scratch:
+            with tempfile.TemporaryDirectory(prefix=SCRATCH, dir=folder) as scratch:
                 _unpack(source, Path(scratch), progress)
+                _finish_errands(folder, keys)
                 restored, head = _made_current(Path(scratch), keys)
-                keys.anchor.forget()  # that of what is replaced now
-                _take_place(Path(scratch), folder)
-                keys.anchor.set(*head)
+                _take_place(Path(scratch), folder, keys.anchor, head)
                 return restored
         except OSError as error:
             raise as_storage_error(error, f"cannot restore {source}") from error
@@ -105,13 +108,39 @@ def erase_again(store: Store, keys: KeyFolder) -> int:
     Raises:
         StorageError: the ledger is damaged.
     """
-    erasures = keys.ledger.read()
-    for erasure in erasures:
-        if erasure.subject is None and not erasure.faces:
-            store.records.drop(erasure.collection)
-    again = sum(store.records.forget(erasure) for erasure in erasures)
+    everything = keys.ledger.read()
+    erasures = [each for each in everything if each.collection != KEYS]
+    whole = [each for each in erasures if each.subject is None and not each.faces]
+    again = sum(store.records.drop(each.collection) for each in whole)
+    again += sum(store.records.forget(each) for each in erasures)
+    for each in everything:
+        if each.collection == KEYS and each.subject is not None:
+            store.keys.revoke_again(each.subject)
     store.errands.run()
     store.database.overwrite_erased()
+    return again
+
+
+def accept(folder: Path, keys: KeyFolder) -> int:
+    """Take a gallery for the newest one that is older; what was erased since is erased from it again, and how often.
+
+    The anchor follows when all that is done: until then the gallery is not opened by anybody else.
+
+    Raises:
+        StorageError: it cannot be read, or the ledger cannot.
+    """
+    if not (folder / FILE).is_file():
+        raise StorageError(f"there is no gallery in {folder}")
+    scratch = Anchor(folder)
+    scratch.forget()
+    with contextlib.closing(open_store(folder, replace(keys, anchor=scratch), newest=False)) as store:
+        again = erase_again(store, keys)
+        with store.trail.change():
+            store.trail.add("cli", "store.accept-loss", erased_again=again)
+        head = store.trail.anchored_head()
+    scratch.forget()
+    keys.anchor.forget()
+    keys.anchor.set(head)
     return again
 
 
@@ -131,7 +160,7 @@ def _pack(target: Path, members: dict[str, Path]) -> None:
     files = {name: {"bytes": path.stat().st_size, "sha256": _digest(path)} for name, path in members.items()}
     created = datetime.now(UTC).isoformat(timespec="seconds")
     manifest = json.dumps({"format": _FORMAT, "created_at": created, "files": files}, indent=1).encode()
-    descriptor = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    descriptor = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     with os.fdopen(descriptor, "wb") as file:
         with tarfile.open(fileobj=file, mode="w") as tar:
             info = tarfile.TarInfo(_MANIFEST)
@@ -165,7 +194,7 @@ def _unpack(source: Path, folder: Path, progress: Progress) -> None:
                     progress(done, total)
             if files:
                 raise InvalidRequestError(f"{source} is damaged: {sorted(files)[0]} is missing")
-    except (tarfile.TarError, EOFError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (tarfile.TarError, EOFError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise InvalidRequestError(f"{source} is no backup, or damaged") from error
     except OSError as error:
         if error.filename == str(source) or error.errno is None:
@@ -204,57 +233,70 @@ def _extract(
         raise InvalidRequestError(f"{source} is damaged: {member.name} is not what was backed up")
 
 
-def _made_current(scratch: Path, keys: KeyFolder) -> tuple[Restored, tuple[int, bytes]]:
+def _made_current(scratch: Path, keys: KeyFolder) -> tuple[Restored, Head]:
     """Check every row, and erase again what was erased since the backup was made; and the newest entry of the log."""
-    before = keys.anchor.get()
+    before = None
+    with contextlib.suppress(StorageError):  # damaged: no reason not to restore
+        before = keys.anchor.get()
     # An anchor of its own: should anything fail, the gallery that is there is the current one still.
-    store = open_store(scratch, replace(keys, anchor=Anchor(scratch)))
+    store = open_store(scratch, replace(keys, anchor=Anchor(scratch)), newest=False)
     try:
         again = erase_again(store, keys)
         for _ in store.records.vectors():
             pass  # reading them all is the check
         with store.trail.change():
-            store.trail.add("cli", "store.restore", erased_again=again, log_had_come_to=before[0] if before else None)
+            store.trail.add("cli", "store.restore", erased_again=again, log_had_come_to=before.seq if before else None)
         collections = store.records.collections()
         counts = sum(each.subjects for each in collections), sum(each.faces for each in collections)
-        return Restored(*counts, again), store.trail.head()
+        return Restored(*counts, again), store.trail.anchored_head()
     finally:
         store.close()
 
 
-def _take_place(scratch: Path, folder: Path) -> None:
-    """The new files in place of the old ones, which are overwritten: there may be somebody in them who was erased."""
-    for name in (f"{FILE}-wal", f"{FILE}-shm", FILE):
-        _overwrite(folder / name)
+def _finish_errands(folder: Path, keys: KeyFolder) -> None:
+    """What the gallery that is there has erased and not yet written down, it writes down now."""
+    if (folder / FILE).exists():
+        with (
+            contextlib.suppress(StorageError),  # it cannot be read: there is nothing to be had from it
+            contextlib.closing(open_store(folder, replace(keys, anchor=Anchor(folder)), newest=False)) as store,
+        ):
+            store.errands.run()
+    Anchor(folder).forget()
+
+
+def _take_place(scratch: Path, folder: Path, anchor: Anchor, head: Head) -> None:
+    """The new files in place of the old ones. At every moment one of the two galleries is there, whole.
+
+    The old files are overwritten at last: there may be somebody in them who was erased.
+    """
+    _set_aside(_segments(folder), folder / AUDIT)
+    aside = scratch / "before"
+    aside.mkdir()
+    # A log that the old file has left, for want of somebody who could read it, must not be taken for the new one's.
+    for path in (folder / f"{FILE}-wal", folder / f"{FILE}-shm"):
+        if path.exists():
+            path.rename(aside / path.name)
+    if (folder / FILE).exists():
+        os.link(folder / FILE, aside / FILE)
     (scratch / FILE).replace(folder / FILE)
-    audit = folder / AUDIT
-    audit.mkdir(exist_ok=True, mode=0o700)
-    _set_aside(_segments(folder))
+    anchor.forget()
+    anchor.set(head)
     for path in _segments(scratch):
-        path.replace(audit / path.name)
-    sync_folder(audit)
+        path.rename(folder / AUDIT / path.name)
+    sync_folder(folder / AUDIT)
     sync_folder(folder)
+    for path in aside.iterdir():
+        overwrite(path)
 
 
-def _set_aside(segments: list[Path]) -> None:
+def _set_aside(segments: list[Path], audit: Path) -> None:
     """Another history than the one that is put back; it is evidence, and kept, but no part of the chain."""
+    audit.mkdir(exist_ok=True, mode=0o700)
     if segments:
-        aside = segments[0].parent / datetime.now(UTC).strftime("before-restore-%Y%m%dT%H%M%S")
-        aside.mkdir(mode=0o700)
+        stamp = datetime.now(UTC).strftime("before-restore-%Y%m%dT%H%M%S.")
+        aside = Path(tempfile.mkdtemp(prefix=stamp, dir=audit))
         for path in segments:
             path.rename(aside / path.name)
-
-
-def _overwrite(path: Path) -> None:
-    if path.exists():
-        with path.open("rb+") as file:
-            size = file.seek(0, os.SEEK_END)
-            file.seek(0)
-            while file.tell() < size:
-                file.write(bytes(min(_CHUNK, size - file.tell())))
-            file.flush()
-            os.fsync(file.fileno())
-        path.unlink()
 
 
 def _digest(path: Path) -> str:

@@ -22,7 +22,8 @@ _WAIT_TO_OVERWRITE_MS = 200  # an answer waits for this; a reader that stays lon
 
 
 class Database:
-    """Calls may come from several threads; they take turns.
+    """Calls may come from several threads. Writers take turns; readers have a connection of their own, and wait for no
+    writer, not even for one that writes the whole file anew. Inside of a transaction one reads what it has written.
 
     While bytes of something erased may still be in the files, a file `<name>.overwrite-pending` lies beside it, so that
     a program that was stopped in between knows of them when it starts again.
@@ -37,12 +38,16 @@ class Database:
         self.path = path
         self._now = now
         self._lock = threading.RLock()
+        self._reading = threading.RLock()
+        self._snapshots = 0  # of the reader, one inside the other
+        self._writer: int | None = None  # the thread whose transaction is open
         self._marker = path.with_suffix(".overwrite-pending")
         try:
             # SQLite gives its side files the rights of this one, so they are set before it is opened.
             path.touch(mode=0o600)
             path.chmod(0o600)
             self._db = connect(path, WAIT_MS)
+            self._reader = connect(path, WAIT_MS)
             self._pending = self._marker.exists()
         except (OSError, *BROKEN) as error:
             raise StorageError(f"{path} cannot be opened as a gallery: {error}") from error
@@ -58,12 +63,33 @@ class Database:
 
     def close(self) -> None:
         """Close the file; what is in the write-ahead log goes into it."""
-        with self._lock:
+        with self._lock, self._reading:
+            self._reader.close()
             self._db.close()
 
-    def holding(self) -> contextlib.AbstractContextManager[bool]:
-        """Several reads of one state: others wait."""
-        return self._lock
+    @contextlib.contextmanager
+    def holding(self) -> Iterator[None]:
+        """Several reads of one state, whatever is written meanwhile."""
+        if self._writer == threading.get_ident():
+            yield
+            return
+        with self._reading:
+            self._snapshots += 1
+            try:
+                if self._snapshots == 1:
+                    self._begin_reading()
+                yield
+            finally:
+                self._snapshots -= 1
+                if self._snapshots == 0:
+                    with contextlib.suppress(*BROKEN):
+                        self._reader.execute("ROLLBACK")
+
+    def _begin_reading(self) -> None:
+        try:
+            self._reader.execute("BEGIN")
+        except BROKEN as error:
+            raise StorageError(f"the gallery cannot be read: {error}") from error
 
     def read(self, query: str, values: tuple[object, ...] = ()) -> list[Row]:
         """Rows of a query.
@@ -71,11 +97,13 @@ class Database:
         Raises:
             StorageError: the file is damaged or closed.
         """
-        with self._lock:
-            try:
+        try:
+            if self._writer == threading.get_ident():
                 return self._db.execute(query, values).fetchall()
-            except BROKEN as error:
-                raise StorageError(f"the gallery cannot be read: {error}") from error
+            with self._reading:
+                return self._reader.execute(query, values).fetchall()
+        except BROKEN as error:
+            raise StorageError(f"the gallery cannot be read: {error}") from error
 
     def one(self, query: str, values: tuple[object, ...] = ()) -> Row | None:
         """The first row, or None."""
@@ -97,6 +125,7 @@ class Database:
         with self._lock:
             try:
                 self._db.execute("BEGIN IMMEDIATE")
+                self._writer = threading.get_ident()
                 yield
                 self._db.execute("COMMIT")
             except BROKEN as error:
@@ -105,6 +134,8 @@ class Database:
             except BaseException:
                 self._roll_back()
                 raise
+            finally:
+                self._writer = None
 
     def next_id(self, table: str) -> int:
         """The number that the next row of a table will have; inside a transaction."""

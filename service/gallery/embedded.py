@@ -5,7 +5,6 @@ in the records before it is answered, so a face that was erased in between is ne
 """
 
 import contextlib
-import fcntl
 import logging
 import threading
 import time
@@ -13,10 +12,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import numpy as np
 
+from models.errors import FaceError
 from service.domain import (
     Collection,
     CollectionSettings,
@@ -29,6 +29,7 @@ from service.domain import (
     Vector,
 )
 from service.errors import ContractMismatchError, StorageError
+from service.gallery.folder import lock, remove_scratch
 from service.gallery.index import ExactIndex
 from service.gallery.records import SYSTEM
 from service.gallery.retention import SweepClock
@@ -37,25 +38,6 @@ from service.security.keyfolder import KeyFolder
 
 log = logging.getLogger("facesphere.gallery")
 SWEEP_CHUNK = 1000  # faces erased while others wait
-
-
-def lock(folder: Path) -> TextIO:
-    """The lock of a data folder, made if it is new; whoever closes the file gives it free.
-
-    Raises:
-        StorageError: another process has it, or the folder cannot be used.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        file = (folder / "gallery.lock").open("w")
-    except OSError as error:
-        raise StorageError(f"cannot use {folder} for the gallery: {error.strerror}") from error
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        file.close()
-        raise StorageError(f"{folder} is in use by another process") from error
-    return file
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +84,7 @@ class EmbeddedGallery:
         self._indexes: dict[str, ExactIndex] = {}
         with contextlib.ExitStack() as undo:
             undo.callback(self._lock_file.close)
+            remove_scratch(folder)
             store = open_store(folder, keys, now)
             undo.callback(store.close)
             self._store, self._database, self._errands, self._records = (
@@ -111,7 +94,6 @@ class EmbeddedGallery:
                 store.records,
             )
             self.keys, self.audit = store.keys, store.audit
-            store.trail.check_anchor()
             self._sweep_clock = SweepClock(now, monotonic, self._records)
             self._finish_erasing()  # an earlier process was stopped before it could
             self._build_indexes()
@@ -129,9 +111,9 @@ class EmbeddedGallery:
         """Create a collection, or change its settings; True if it was created."""
         with self._writing:
             created = self._records.put_collection(name, settings, model, actor)
-            if created:
-                self._indexes[name] = ExactIndex(model.dimension)
-        return self._records.collection(name), created
+            collection = self._records.collection(name)
+            self._index(name, collection.model)
+        return collection, created
 
     def collections(self) -> list[Collection]:
         """All collections by name."""
@@ -165,7 +147,8 @@ class EmbeddedGallery:
             self._same_contract(collection, contract_id)
             stored = self._records.add_faces(collection, subject, faces, actor)
             rows = [row for row, _ in stored]
-            self._indexes[collection].add(rows, np.stack([face.embedding for face in faces]))
+            index = self._index(collection, self._records.model_of(collection))
+            index.add(rows, np.stack([face.embedding for face in faces]))
         return [face for _, face in stored]
 
     def note(
@@ -224,9 +207,11 @@ class EmbeddedGallery:
         with self._writing:
             try:
                 face_ids = self._erase(collection, subject, face_id, actor)
-            finally:  # there may be bytes left of an earlier erasure, whatever becomes of this one
-                overwritten = self._finish_erasing()
-        return Erased(face_ids, overwritten)
+            except FaceError:
+                with contextlib.suppress(FaceError):
+                    self._finish_erasing()  # there may be bytes left of an earlier erasure
+                raise
+            return Erased(face_ids, self._finish_erasing())
 
     def export(self, collection: str, subject: str, actor: str = SYSTEM) -> SubjectExport:
         """All that is kept of a person. The log tells that it was asked for.
@@ -234,49 +219,53 @@ class EmbeddedGallery:
         Raises:
             NotFoundError: no such collection or person.
         """
-        settings, model = self._records.collection_info(collection)
-        person = self._records.subject(collection, subject)
-        vectors = dict(self._records.vectors_of(collection, subject))
-        crops = self._records.crops_of(collection, subject)
+        with self._database.holding():  # one state of it
+            settings, model = self._records.collection_info(collection)
+            person = self._records.subject(collection, subject)
+            vectors = dict(self._records.vectors_of(collection, subject))
+            crops = self._records.crops_of(collection, subject)
         self.note(actor, "export", collection, subject)
         return SubjectExport(collection, settings.purpose, person, vectors, crops, model)
 
     def erase_expired(self, now: datetime | None = None) -> int:
         """Erase the faces whose retention is over, and people who have no other; the number of faces.
 
-        Without a time the clock is asked, and not believed where it has jumped (retention.py).
+        Without a time the clock is asked; nothing is erased while it is in doubt (retention.py).
         """
         moment, count, last = now or self._believed_now(), 0, SWEEP_CHUNK
-        while last == SWEEP_CHUNK:
+        while moment is not None and last == SWEEP_CHUNK:
             last = self._erase_some_expired(moment)
             count += last
         with self._writing:
             self._finish_erasing()
         return count
 
-    def _believed_now(self) -> datetime:
+    def _believed_now(self) -> datetime | None:
         with self._writing:
             moment = self._sweep_clock.now()
-        if self._sweep_clock.doubtful:
-            log.warning("the clock has jumped: the sweep goes by %s until it has stood by it for a day", moment)
+        if moment is None:
+            log.warning("the clock has jumped: nothing is erased for its age until the clock has stood by it for a day")
         return moment
 
     def _erase_some_expired(self, now: datetime) -> int:
         """Erase a chunk and let others write in between."""
         with self._writing:
-            gone = self._records.erase_expired(now, SWEEP_CHUNK)
-            for collection, rows in gone.items():
-                self._indexes[collection].remove(rows)
-        return sum(len(rows) for rows in gone.values())
+            count = 0
+            for collection, rows in self._records.erase_expired(now, SWEEP_CHUNK):
+                self._forget(collection, rows)
+                count += len(rows)
+        return count
 
     def _finish_erasing(self) -> bool:
         """Write down and overwrite what was erased, now or earlier; False if overwriting must wait."""
-        self._errands.run()
-        if self._database.overwrite_pending:
-            try:
-                self._database.overwrite_erased()
-            except StorageError as error:
-                log.warning("%s; tried again at the next erasure or sweep", error.message)
+        try:
+            self._errands.run()
+        finally:
+            if self._database.overwrite_pending:
+                try:
+                    self._database.overwrite_erased()
+                except StorageError as error:
+                    log.warning("%s; tried again at the next erasure or sweep", error.message)
         return not self._database.overwrite_pending
 
     def _erase(self, collection: str, subject: str | None, face_id: str | None, actor: str) -> list[str]:
@@ -284,8 +273,17 @@ class EmbeddedGallery:
         if subject is None:
             self._indexes.pop(collection, None)
         elif erased:
-            self._indexes[collection].remove([row for row, _ in erased])
+            self._forget(collection, [row for row, _ in erased])
         return [face for _, face in erased]
+
+    def _index(self, collection: str, model: ModelInfo) -> ExactIndex:
+        """The index of a collection; made if an error came between its first commit and this."""
+        return self._indexes.setdefault(collection, ExactIndex(model.dimension))
+
+    def _forget(self, collection: str, rows: Sequence[int]) -> None:
+        index = self._indexes.get(collection)
+        if index is not None:
+            index.remove(rows)
 
     def _build_indexes(self) -> None:
         for name, rows, vectors in self._records.vectors():

@@ -9,10 +9,15 @@ from datetime import UTC, datetime, timedelta
 
 from service.errors import NotFoundError, StorageError
 from service.gallery.database import BROKEN, WAIT_MS, Database, Row
+from service.gallery.errands import Errands
+from service.gallery.first_row import COLUMNS as STORE_COLUMNS
+from service.gallery.first_row import FirstRow, checked_state
 from service.gallery.schema import connect
+from service.gallery.sealing import EMPTY, combined
 from service.gallery.trail import Trail
+from service.security.keyfolder import KeyFolder
 from service.security.keys import ApiKey, KeyGrant, new_token, token_digest
-from service.security.vault import Vault
+from service.security.ledger import KEYS, Erasure
 
 _COLUMNS = (
     "id, name, digest, scopes, collections, requests_per_minute, requests_per_day, created_at, expires_at,"
@@ -21,22 +26,35 @@ _COLUMNS = (
 
 
 class SqliteKeyTable:
-    """Keys, each sealed like any other row: nobody gives themselves a scope with an SQL editor."""
+    """Keys, each sealed like any other row, and tallied in the first row: nobody gives themselves a scope, brings a
+    revoked key back or removes the last one with an SQL editor.
 
-    def __init__(self, database: Database, vault: Vault, trail: Trail) -> None:
+    Each revocation, and that there ever was a key, stands in the ledger too: no backup undoes it.
+    """
+
+    def __init__(self, database: Database, keys: KeyFolder, trail: Trail, errands: Errands) -> None:
         self._database = database
-        self._vault = vault
+        self._vault = keys.vault
         self._trail = trail
+        self._errands = errands
+        self._first = FirstRow(database, keys.vault)
         self._lock = threading.Lock()
         self._reader: sqlite3.Connection | None = None
         self._seen: tuple[int, bytes] = (-1, b"")
         self._keys: Mapping[str, ApiKey] = {}
+        self._ever = any(each.collection == KEYS for each in keys.ledger.read())
+
+    @property
+    def ever_made(self) -> bool:
+        """Whether there ever was a key, be it only in a gallery that a backup has taken the place of."""
+        self._ever = self._ever or bool(self.current())
+        return self._ever
 
     def current(self) -> Mapping[str, ApiKey]:
         """All keys by id. Asked for every call, so it looks only whether anything was written since.
 
         Raises:
-            StorageError: the file cannot be read, or a key was changed from outside.
+            StorageError: the file cannot be read, or the keys are not what was stored.
         """
         with self._lock:
             try:
@@ -51,15 +69,10 @@ class SqliteKeyTable:
 
     def create(self, grant: KeyGrant, actor: str) -> tuple[ApiKey, str]:
         """A new key, and the text of it, which is kept nowhere."""
-        key_id, token = new_token()
-        key = ApiKey(key_id, grant, token_digest(self._vault.pepper, token), self._database.now())
         with self._trail.change():
-            self._database.write(
-                f"INSERT INTO api_keys ({_COLUMNS}) VALUES (?,?,?,?,?,?,?,?,?,?,?,?)",  # noqa: S608
-                (*_values(key), self._mac(key)),
-            )
-            self._trail.add(actor, "key.create", key=key_id, name=grant.name, scopes=sorted(grant.scopes))
-        return key, token
+            created = self._create(grant, actor)
+        self._errands.run()
+        return created
 
     def revoke(self, key_id: str, actor: str) -> ApiKey:
         """The key opens nothing from now on. Revoking it again changes nothing.
@@ -70,9 +83,19 @@ class SqliteKeyTable:
         with self._trail.change():
             key = self.find(key_id)
             if key.revoked_at is None:
-                key = self._replace(key, revoked_at=self._database.now())
+                key = self._replace(key, replace(key, revoked_at=self._database.now()))
+                self._errands.note_erasure(Erasure(self._database.now(), KEYS, key_id, ()))
                 self._trail.add(actor, "key.revoke", key=key_id)
+        self._errands.run()
         return key
+
+    def revoke_again(self, key_id: str) -> bool:
+        """Revoke a key that a backup has brought back; False if it is not there, or revoked."""
+        row = self._database.one("SELECT revoked_at FROM api_keys WHERE id = ?", (key_id,))
+        if row is None or row[0] is not None:
+            return False
+        self.revoke(key_id, "cli")
+        return True
 
     def rotate(self, key_id: str, grace: timedelta, actor: str) -> tuple[ApiKey, str]:
         """A new key with the rights of an old one, which goes on working for a while.
@@ -80,15 +103,16 @@ class SqliteKeyTable:
         Raises:
             NotFoundError: no such key, or it is revoked.
         """
-        old = self.find(key_id)
-        now = datetime.fromisoformat(self._database.now())
-        if not old.usable(now):
-            raise NotFoundError(f"the key {key_id!r} is revoked or has expired: make a new one", key=key_id)
-        created = self.create(old.grant, actor)
-        ends = min(now + grace, old.grant.expires_at or datetime.max.replace(tzinfo=UTC))
         with self._trail.change():
-            self._replace(old, expires_at=ends)
+            old = self.find(key_id)
+            now = datetime.fromisoformat(self._database.now())
+            if not old.usable(now):
+                raise NotFoundError(f"the key {key_id!r} is revoked or has expired: make a new one", key=key_id)
+            created = self._create(old.grant, actor)
+            ends = min(now + grace, old.grant.expires_at or datetime.max.replace(tzinfo=UTC))
+            self._replace(old, replace(old, grant=replace(old.grant, expires_at=ends)))
             self._trail.add(actor, "key.rotate", key=key_id, successor=created[0].id)
+        self._errands.run()
         return created
 
     def find(self, key_id: str) -> ApiKey:
@@ -123,37 +147,56 @@ class SqliteKeyTable:
                 self._reader = None
                 self._seen = (-1, b"")
 
-    def _refresh(self, reader: sqlite3.Connection, version: int) -> None:
-        rows = reader.execute(f"SELECT {_COLUMNS} FROM api_keys ORDER BY id").fetchall()  # noqa: S608
-        macs = b"".join(row[-1] for row in rows)
-        if macs != self._seen[1] or len(rows) != len(self._keys):
-            self._keys = {row[0]: self._checked(row) for row in rows}
-        self._seen = (version, macs)
+    def _create(self, grant: KeyGrant, actor: str) -> tuple[ApiKey, str]:
+        key_id, token = new_token()
+        key = ApiKey(key_id, grant, token_digest(self._vault.pepper, token), self._database.now())
+        mac = self._mac(_values(key))
+        self._database.write(
+            f"INSERT INTO api_keys ({_COLUMNS}) VALUES (?,?,?,?,?,?,?,?,?,?,?,?)",  # noqa: S608
+            (*_values(key), mac),
+        )
+        self._first.retally_keys(mac)
+        if not self._ever:
+            self._errands.note_erasure(Erasure(self._database.now(), KEYS, None, ()))
+        self._trail.add(actor, "key.create", key=key_id, name=grant.name, scopes=sorted(grant.scopes))
+        return key, token
 
-    def _replace(self, key: ApiKey, revoked_at: str | None = None, expires_at: datetime | None = None) -> ApiKey:
-        grant = replace(key.grant, expires_at=expires_at) if expires_at else key.grant
-        changed = replace(key, grant=grant, revoked_at=revoked_at or key.revoked_at)
+    def _refresh(self, reader: sqlite3.Connection, version: int) -> None:
+        reader.execute("BEGIN")  # keys and first row of one state
+        try:
+            rows = reader.execute(f"SELECT {_COLUMNS} FROM api_keys ORDER BY id").fetchall()  # noqa: S608
+            first = reader.execute(f"SELECT {STORE_COLUMNS} FROM store").fetchone()  # noqa: S608
+        finally:
+            reader.execute("ROLLBACK")
+        macs = [row[-1] for row in rows]
+        if combined(EMPTY, *macs) != checked_state(first, self._vault).keys_tally:
+            raise StorageError("the gallery is damaged: the API keys are not those that were stored; restore a backup")
+        if b"".join(macs) != self._seen[1] or len(rows) != len(self._keys):
+            self._keys = {row[0]: self._checked(row) for row in rows}
+        self._seen = (version, b"".join(macs))
+
+    def _replace(self, old: ApiKey, new: ApiKey) -> ApiKey:
+        mac = self._mac(_values(new))
         self._database.write(
             "UPDATE api_keys SET expires_at = ?, revoked_at = ?, mac = ? WHERE id = ?",
-            (_text(grant.expires_at), changed.revoked_at, self._mac(changed), key.id),
+            (_text(new.grant.expires_at), new.revoked_at, mac, new.id),
         )
-        return changed
+        self._first.retally_keys(self._mac(_values(old)), mac)
+        return new
 
     def _checked(self, row: Row) -> ApiKey:
+        if self._mac(row) != row[11]:  # before anything in it is taken for what it says
+            raise StorageError(f"the gallery is damaged: key {row[0]} is not what was stored; restore a backup")
         collections = None if row[4] is None else frozenset(json.loads(row[4]))
         expires = None if row[8] is None else datetime.fromisoformat(row[8])
         grant = KeyGrant(row[1], frozenset(json.loads(row[3])), collections, row[5], row[6], expires)
-        key = ApiKey(row[0], grant, row[2], row[7], row[9], row[10])
-        if self._mac(key) != row[11]:
-            raise StorageError(f"the gallery is damaged: key {row[0]} is not what was stored; revoke it and restore")
-        return key
+        return ApiKey(row[0], grant, row[2], row[7], row[9], row[10])
 
-    def _mac(self, key: ApiKey) -> bytes:
-        values = _values(key)
+    def _mac(self, values: Row) -> bytes:
         return self._vault.store.mac("api key", *values[:9], values[10])  # not last_used_at
 
 
-def _values(key: ApiKey) -> tuple[object, ...]:
+def _values(key: ApiKey) -> Row:
     grant = key.grant
     return (
         key.id,

@@ -9,9 +9,9 @@ from service.domain import CollectionSettings, ModelInfo, NewFace
 from service.errors import StorageError
 from service.gallery.database import Database
 from service.gallery.errands import Errands
-from service.gallery.records import Records, store_mac
+from service.gallery.first_row import FirstRow, State
+from service.gallery.records import Records
 from service.gallery.schema import SCHEMA, SCHEMA_VERSION
-from service.gallery.sealing import EMPTY
 from service.gallery.trail import Trail
 from service.security.vault import Vault
 
@@ -24,14 +24,16 @@ def prepare(database: Database, vault: Vault, trail: Trail, errands: Errands) ->
     """
     records = Records(database, vault, trail, errands)
     ((version,),) = database.read("PRAGMA user_version")
-    if version == 0:
+    if version in (0, 1):
         with trail.change():
-            _make_tables(database, vault)
-            trail.add("system", "store.create")
-    elif version == 1:
-        with trail.change():
-            _encrypt(database, vault, trail, records)
-        database.overwrite_erased()
+            ((version,),) = database.read("PRAGMA user_version")  # another program may have been faster
+            if version == 0:
+                _make_tables(database, vault)
+                trail.add("system", "store.create")
+            elif version == 1:
+                _encrypt(database, vault, trail, records)
+        if version == 1:
+            database.overwrite_erased()
     elif version != SCHEMA_VERSION:
         raise StorageError(f"the gallery has schema version {version}, this program knows {SCHEMA_VERSION}")
     return records
@@ -40,11 +42,7 @@ def prepare(database: Database, vault: Vault, trail: Trail, errands: Errands) ->
 def _make_tables(database: Database, vault: Vault) -> None:
     for statement in _statements(SCHEMA):
         database.write(statement)
-    uid, created_at = uuid.uuid4().hex, database.now()
-    database.write(
-        "INSERT INTO store (id, uid, created_at, tally, mac) VALUES (1,?,?,?,?)",
-        (uid, created_at, EMPTY, store_mac(vault, uid, created_at, EMPTY)),
-    )
+    FirstRow(database, vault).create(State(uuid.uuid4().hex, database.now()))
     database.write(f"PRAGMA user_version = {SCHEMA_VERSION}")
 
 

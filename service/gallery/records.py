@@ -24,6 +24,7 @@ from service.domain import (
 from service.errors import NotFoundError, StorageError
 from service.gallery.database import Database, Row
 from service.gallery.errands import Errands
+from service.gallery.first_row import FirstRow
 from service.gallery.sealing import (
     EMPTY,
     CollectionRow,
@@ -62,8 +63,11 @@ class Records:
     Every row that is answered with is checked against its tag (sealing.py); vectors and crops are encrypted.
     """
 
-    def __init__(self, database: Database, vault: Vault, trail: Trail, errands: Errands) -> None:
+    def __init__(
+        self, database: Database, vault: Vault, trail: Trail, errands: Errands, first: FirstRow | None = None
+    ) -> None:
         self._database = database
+        self._first = first or FirstRow(database, vault)
         self._vault = vault
         self._trail = trail
         self._errands = errands
@@ -103,7 +107,8 @@ class Records:
         Raises:
             NotFoundError: there is none of that name.
         """
-        row = self._look_up(name)
+        with self._database.holding():
+            row = self._look_up(name)
         return row.settings, row.model
 
     def model_of(self, name: str) -> ModelInfo:
@@ -112,7 +117,7 @@ class Records:
         Raises:
             NotFoundError: there is none of that name.
         """
-        return self._look_up(name).model
+        return self.collection_info(name)[1]
 
     def uids(self, collection: str, subject: str | None = None) -> tuple[str, str | None]:
         """The names that a collection and a person of it have in the audit log; None where there is no such person.
@@ -216,6 +221,10 @@ class Records:
         Raises:
             StorageError: a row was changed, is missing, or is of another contract than its collection.
         """
+        with self._database.holding():
+            yield from self._vectors()
+
+    def _vectors(self) -> Iterator[tuple[str, list[int], Vectors]]:
         self._check_store()
         for collection in self.collections():
             row = self._look_up(collection.name)
@@ -224,7 +233,9 @@ class Records:
             numbers: list[int] = []
             parts = [np.empty((0, row.model.dimension), np.float32)]
             for chunk in self._faces_by_chunk(row):
-                parts.append(np.stack([_face_and_vector(each, people[each[9]], row, cipher)[1] for each in chunk]))
+                parts.append(
+                    np.stack([_face_and_vector(each, people.get(each[9], ""), row, cipher)[1] for each in chunk])
+                )
                 numbers += [each[0] for each in chunk]
                 tally = combined(tally, *(each[7] for each in chunk))
             if tally != row.tally:
@@ -270,10 +281,11 @@ class Records:
             self._trail.add(actor, f"erase.{what}", collection=row.uid, subject=person, faces=list(faces))
         return numbers
 
-    def erase_expired(self, now: datetime, limit: int) -> dict[str, list[int]]:
-        """Erase up to `limit` faces whose retention is over, and people who then have none; row numbers by collection.
+    def erase_expired(self, now: datetime, limit: int) -> Iterator[tuple[str, list[int]]]:
+        """Erase up to `limit` faces whose retention is over, and people who then have none.
 
-        `Database.overwrite_erased` makes the bytes unreadable.
+        Gives each collection's name and row numbers when they are erased. `Database.overwrite_erased` makes the bytes
+        unreadable.
         """
         by_collection: dict[str, list[int]] = {}
         for collection, number, _ in self.expired(now, limit):
@@ -281,7 +293,7 @@ class Records:
         for collection, numbers in by_collection.items():
             with self._trail.change():
                 self._erase_rows(self._look_up(collection), numbers)
-        return by_collection
+            yield collection, numbers
 
     def expired(self, now: datetime, limit: int = -1) -> list[tuple[str, int, str]]:
         """Collection, row number and face_id of faces whose collection's retention_days are over, oldest first."""
@@ -292,18 +304,15 @@ class Records:
             (now.isoformat(), limit),
         )
 
-    def swept_at(self) -> datetime | None:
-        """The time by which the last sweep went; None if there was none, or it cannot be told."""
-        row = self._database.one("SELECT swept_at FROM store")
-        try:
-            return datetime.fromisoformat(row[0]) if row and row[0] else None
-        except ValueError:
-            return None
+    def sweep_clock(self) -> str | None:
+        """What the last program kept of the time (retention.py)."""
+        row = self._database.one("SELECT sweep_clock FROM store")
+        return row[0] if row else None
 
-    def keep_swept_at(self, at: datetime) -> None:
+    def keep_sweep_clock(self, text: str) -> None:
         """Keep it for the next program."""
         with self._database.transaction():
-            self._database.write("UPDATE store SET swept_at = ?", (at.isoformat(),))
+            self._database.write("UPDATE store SET sweep_clock = ?", (text,))
 
     def forget(self, erasure: Erasure) -> bool:
         """Erase again what a backup has brought back; False if it is not there."""
@@ -321,15 +330,17 @@ class Records:
             return subject is not None or self._forget_faces(collection, erasure.faces)
         return self._forget_faces(collection, erasure.faces)
 
-    def drop(self, collection_uid: str) -> None:
-        """Delete a collection whose key was destroyed, from a copy that still has it; nothing of it can be read."""
+    def drop(self, collection_uid: str) -> bool:
+        """Delete a collection that was erased from a copy that still has it, whether its key is there or not."""
         row = self._database.one("SELECT mac FROM collections WHERE uid = ?", (collection_uid,))
         if row is not None:
             with self._trail.change():
                 self._database.write("DELETE FROM collections WHERE uid = ?", (collection_uid,))
-                self._tally_store(row[0])
+                self._first.retally(row[0])
                 self._database.note_pending()
+                self._errands.note_destroy(collection_uid)
                 self._trail.add(SYSTEM, "erase.collection", collection=collection_uid)
+        return row is not None
 
     def _forget_faces(self, collection: str, face_ids: Sequence[str]) -> bool:
         rows = self._database.read(
@@ -394,7 +405,7 @@ class Records:
             f"INSERT INTO collections ({_COLLECTION}) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?)",  # noqa: S608
             (number, uid, name, *_settings(settings), *about_model, row.created_at, row.tally, self._mac(row)),
         )
-        self._tally_store(self._mac(row))
+        self._first.retally(self._mac(row))
         return row
 
     def _update(self, old: CollectionRow, new: CollectionRow) -> None:
@@ -403,26 +414,15 @@ class Records:
             " tally=?, mac=? WHERE id=?",
             (*_settings(new.settings), new.tally, self._mac(new), new.id),
         )
-        self._tally_store(self._mac(old), self._mac(new))
+        self._first.retally(self._mac(old), self._mac(new))
 
     def _mac(self, row: CollectionRow) -> bytes:
         return row.mac(self._vault.cipher(row.uid))
 
-    def _tally_store(self, *macs: bytes) -> None:
-        uid, created_at, tally = self._checked_store()
-        tally = combined(tally, *macs)
-        self._database.write("UPDATE store SET tally=?, mac=?", (tally, store_mac(self._vault, uid, created_at, tally)))
-
-    def _checked_store(self) -> tuple[str, str, bytes]:
-        row = self._database.one("SELECT uid, created_at, tally, mac FROM store")
-        if row is None or store_mac(self._vault, *row[:3]) != row[3]:
-            raise StorageError("the gallery is damaged: its first row is not what was stored; restore a backup")
-        return row[0], row[1], row[2]
-
     def _check_store(self) -> None:
         """That no collection is missing."""
         with self._database.holding():
-            _, _, tally = self._checked_store()
+            tally = self._first.read().tally
             rows = self._database.read("SELECT mac FROM collections")
         if combined(EMPTY, *(mac for (mac,) in rows)) != tally:
             raise StorageError("the gallery is damaged: a collection is missing; restore a backup")
@@ -512,7 +512,7 @@ class Records:
             "SELECT f.id, f.face_id FROM faces f JOIN subjects s ON s.id = f.subject WHERE s.collection = ?", (row.id,)
         )
         self._database.write("DELETE FROM collections WHERE id = ?", (row.id,))
-        self._tally_store(self._mac(row))
+        self._first.retally(self._mac(row))
         self._database.note_pending()
         return erased, None
 
@@ -534,16 +534,16 @@ class Records:
         self._database.note_pending()
         return [(number, face) for number, face, _ in erased], person.uid
 
-    def _erase_rows(self, row: CollectionRow, numbers: Sequence[int], subject_uid: str | None = None) -> None:
-        """Delete faces by row number, and those of their people (and the one of `subject_uid`) who then have none."""
+    def _erase_rows(self, row: CollectionRow, numbers: Sequence[int]) -> None:
+        """Delete faces by row number, and those of their people who then have none."""
         listed = (json.dumps(list(numbers)),)
         chosen = "WHERE id IN (SELECT value FROM json_each(?))"
         faces = self._database.read(f"SELECT face_id, mac, subject FROM faces {chosen}", listed)  # noqa: S608
         self._database.write(f"DELETE FROM faces {chosen}", listed)  # noqa: S608
         owners = self._database.read(
-            "SELECT s.id, s.uid, s.mac FROM subjects s WHERE (s.id IN (SELECT value FROM json_each(?1)) OR s.uid = ?2)"
+            "SELECT s.id, s.uid, s.mac FROM subjects s WHERE s.id IN (SELECT value FROM json_each(?1))"
             " AND NOT EXISTS (SELECT 1 FROM faces f WHERE f.subject = s.id)",
-            (json.dumps(sorted({owner for _, _, owner in faces})), subject_uid),
+            (json.dumps(sorted({owner for _, _, owner in faces})),),
         )
         if not faces and not owners:
             return
@@ -560,11 +560,6 @@ class Records:
 
     def _note_erased(self, row: CollectionRow, subject: str | None, faces: tuple[str, ...]) -> None:
         self._errands.note_erasure(Erasure(self._database.now(), row.uid, subject, faces))
-
-
-def store_mac(vault: Vault, uid: str, created_at: str, tally: bytes) -> bytes:
-    """The tag of the one row of `store`."""
-    return vault.store.mac("store", uid, created_at, tally)
 
 
 def _settings(settings: CollectionSettings) -> tuple[object, ...]:

@@ -5,15 +5,19 @@ from pathlib import Path
 
 SCHEMA_VERSION = 2
 # uid: a random name that means nothing, for logs and receipts. mac: see sealing.py. tally: the macs of all people and
-# faces of a collection together (of all collections, in `store`), so that a row that went missing is noticed.
+# faces of a collection together (of all collections, and of all keys, in `store`), so that a row that went missing is
+# noticed. sealed_to and sealed_mac: the newest entry of the audit log that is archived.
 SCHEMA = """
 CREATE TABLE store (
     id INTEGER PRIMARY KEY CHECK (id = 1),
     uid TEXT NOT NULL,
     created_at TEXT NOT NULL,
     tally BLOB NOT NULL,
+    keys_tally BLOB NOT NULL,
+    sealed_to INTEGER NOT NULL,
+    sealed_mac BLOB NOT NULL,
     mac BLOB NOT NULL,
-    swept_at TEXT
+    sweep_clock TEXT
 ) STRICT;
 CREATE TABLE collections (
     id INTEGER PRIMARY KEY AUTOINCREMENT,

@@ -8,6 +8,7 @@ from pathlib import Path
 from service.gallery.audit import Audit
 from service.gallery.database import Database
 from service.gallery.errands import Errands
+from service.gallery.first_row import FirstRow
 from service.gallery.key_table import SqliteKeyTable
 from service.gallery.migrations import prepare
 from service.gallery.records import Records
@@ -30,7 +31,8 @@ class Store:
     audit: Audit
 
     def close(self) -> None:
-        """Close it."""
+        """Close it; what of the log waits to be written is."""
+        self.trail.flush()
         self.keys.close()
         self.database.close()
 
@@ -40,19 +42,31 @@ def utc_now() -> datetime:
     return datetime.now(UTC)
 
 
-def open_store(folder: Path, keys: KeyFolder, now: Callable[[], datetime] = utc_now, file: str = FILE) -> Store:
+def open_store(
+    folder: Path, keys: KeyFolder, now: Callable[[], datetime] = utc_now, file: str = FILE, newest: bool = True
+) -> Store:
     """Open the file of a data folder, or begin one.
 
+    Args:
+        folder: of the file.
+        keys: what it is encrypted with.
+        now: the time.
+        file: its name.
+        newest: refuse a file that is not the newest one, an empty one too; what puts another in its place does not.
+
     Raises:
-        StorageError: it is damaged, of a later version, or not of these keys.
+        StorageError: it is damaged, of a later version, not of these keys, or not the newest.
     """
     database = Database(folder / file, now)
     try:
         trail = Trail(database, keys.vault.audit_key, keys.anchor)
+        if newest:
+            trail.check_anchor()
         errands = Errands(database, keys.vault, keys.ledger)
         records = prepare(database, keys.vault, trail, errands)
-        table = SqliteKeyTable(database, keys.vault, trail)
-        audit = Audit(database, keys.vault.audit_key, keys.anchor, folder / AUDIT)
+        table = SqliteKeyTable(database, keys, trail, errands)
+        first = FirstRow(database, keys.vault)
+        audit = Audit(database, keys.vault.audit_key, keys.anchor, trail, first.seal, folder / AUDIT)
     except BaseException:
         database.close()
         raise

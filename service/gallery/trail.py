@@ -17,7 +17,7 @@ from typing import Any
 
 from service.errors import StorageError, StorageFullError
 from service.gallery.database import Database
-from service.security.ledger import Anchor
+from service.security.ledger import Anchor, Head
 from service.security.vault import canonical
 
 log = logging.getLogger("facesphere.audit")
@@ -26,13 +26,13 @@ _MOST_WAITING = 100_000
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One line of the log. `actor` is the id of a key, or who else did it."""
+    """One line of the log. `actor` is the id of a key, or who else did it; `detail` is JSON."""
 
     seq: int
     at: str
     actor: str
     event: str
-    detail: dict[str, Any]
+    detail: str
     mac: bytes
 
 
@@ -71,10 +71,10 @@ class Trail:
     @contextlib.contextmanager
     def change(self) -> Iterator[None]:
         """A transaction that adds entries: when it ends, it is on the disk and the anchor has followed."""
-        with self._database.holding():
-            with self._database.transaction():
-                yield
-            self._anchor.set(*self.head())
+        with self._database.transaction():
+            yield
+            head = self.anchored_head()
+        self._anchor.set(head)
 
     def add(self, actor: str, event: str, **detail: Any) -> None:
         """An entry; inside the transaction of what it tells of."""
@@ -92,23 +92,41 @@ class Trail:
             if not mine.written:
                 self._write_all()
 
+    def flush(self) -> None:
+        """Write what waits for a disk that took nothing, before the program ends."""
+        with self._turn:
+            if self._waiting:
+                self._write_all()
+            if self._waiting:
+                log.error("%d entries of the audit log could not be written and are lost", len(self._waiting))
+
+    def anchored_head(self) -> Head:
+        """The newest entry, and the tag of the first row of the records with it."""
+        seq, mac = self.head()
+        row = self._database.one("SELECT mac FROM store")
+        return Head(seq, mac, row[0] if row else b"")
+
     def head(self) -> tuple[int, bytes]:
         """Number and tag of the newest entry."""
         row = self._database.one("SELECT seq, mac FROM audit ORDER BY seq DESC LIMIT 1")
         return (row[0], row[1]) if row else (0, b"")
 
     def check_anchor(self) -> None:
-        """That no entry that was acknowledged is missing at the end.
+        """That nothing that was acknowledged is missing, and that the people are those of the newest entry.
 
         Raises:
-            StorageError: the newest part of the gallery is gone.
+            StorageError: the newest part of the gallery is gone, or an older part was put in its place.
         """
-        known, (last, _) = self._anchor.get(), self.head()
+        known = self._anchor.get()
         if known is None:
             return
-        seq, mac = known
-        row = self._database.one("SELECT mac FROM audit WHERE seq = ?", (seq,))
-        if seq > last or (row is not None and row[0] != mac):
+        with self._database.holding():
+            ((tables,),) = self._database.read("SELECT count(*) FROM sqlite_schema WHERE name = 'audit'")
+            now = self.anchored_head() if tables else Head(0, b"", b"")
+            row = self._database.one("SELECT mac FROM audit WHERE seq = ?", (known.seq,)) if tables else None
+        seq, last = known.seq, now.seq
+        # An anchor can be behind after a power failure; then the state that belongs to it is no longer there.
+        if seq > last or (row is not None and row[0] != known.mac) or (seq == last and now.state != known.state):
             raise StorageError(
                 f"the newest part of the gallery is missing: it ends with change {last} of {seq}. A file was cut off, "
                 "or an older one put in its place: restore a backup, or take it as it is with: "

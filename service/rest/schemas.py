@@ -115,7 +115,9 @@ class KeyBody(_In):
 class AuditOptions(_In):
     """Query parameters of /audit."""
 
-    before: int | None = Field(None, description="Entries before this one; next_before of the page before.")
+    before: int | None = Field(
+        None, ge=1, lt=2**62, description="Entries before this one; next_before of the page before."
+    )
     limit: int = Field(100, description="1..1000.")
 
 

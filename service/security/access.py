@@ -61,7 +61,7 @@ class Access:
 
         A key that was revoked or has expired still counts: else revoking the last would open the server to everybody.
         """
-        return self._digest is not None or bool(self._keys and self._keys.current())
+        return self._digest is not None or bool(self._keys and self._keys.ever_made)
 
     def check(self, authorization: str | None, operation: str, collection: str | None = None) -> Caller:
         """Who calls, if they may do this.

@@ -18,6 +18,7 @@ from service.errors import InvalidRequestError
 from service.security.rules import SCOPES
 
 _TOKEN = re.compile(r"fs_([A-Za-z0-9]{8})_([A-Za-z0-9_-]{43})")
+COLLECTION_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _NAME = re.compile(r"[^\x00-\x1f\x7f]{1,100}")
 
 
@@ -49,8 +50,16 @@ class KeyGrant:
         ):
             if value is not None and not 1 <= value <= 10**9:
                 raise InvalidRequestError(f"{field} must be between 1 and 1000000000", field=field)
-        if self.expires_at is not None and self.expires_at.tzinfo is None:
-            raise InvalidRequestError("expires_at needs a time zone, as in 2027-01-31T00:00:00Z", field="expires_at")
+        for collection in self.collections or ():
+            if not COLLECTION_NAME.fullmatch(collection):
+                raise InvalidRequestError(f"{collection!r} is no name of a collection", field="collections")
+        if self.expires_at is not None:
+            if self.expires_at.tzinfo is None:
+                raise InvalidRequestError(
+                    "expires_at needs a time zone, as in 2027-01-31T00:00:00Z", field="expires_at"
+                )
+            if not 1971 <= self.expires_at.year <= 9998:
+                raise InvalidRequestError("expires_at must lie between the years 1971 and 9998", field="expires_at")
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +80,11 @@ class ApiKey:
 
 class KeyTable(Protocol):
     """Where keys are kept."""
+
+    @property
+    def ever_made(self) -> bool:
+        """Whether there ever was a key; it never becomes false again."""
+        ...
 
     def current(self) -> Mapping[str, ApiKey]:
         """All keys by id, as they are at this moment, whichever program changed them; cheap enough for every call."""

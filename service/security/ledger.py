@@ -5,7 +5,7 @@ backup that is put back is an older state: what was erased since is erased from 
 for the newest one.
 """
 
-import contextlib
+import fcntl
 import hashlib
 import hmac
 import json
@@ -21,12 +21,16 @@ from service.security.master import sync_folder
 from service.security.vault import as_storage_error
 
 log = logging.getLogger("facesphere.gallery")
-_ANCHOR_BYTES = 128
+_ANCHOR_BYTES = 192
+KEYS = "keys"  # stands for a collection where the ledger tells of API keys
 
 
 @dataclass(frozen=True, slots=True)
 class Erasure:
-    """A collection, a person of it or some faces, by uid and face_id. subject None and no faces: all of it."""
+    """A collection, a person of it or some faces, by uid and face_id. subject None and no faces: all of it.
+
+    collection KEYS tells of an API key, by its id as subject: that it was revoked; without subject, that it was made.
+    """
 
     at: str
     collection: str
@@ -93,8 +97,17 @@ class Ledger:
             file.truncate(file.read().rfind(b"\n") + 1)
 
 
+@dataclass(frozen=True, slots=True)
+class Head:
+    """The newest entry of the audit log, its number and tag, and the tag of the records' first row with it."""
+
+    seq: int
+    mac: bytes
+    state: bytes
+
+
 class Anchor:
-    """Number and tag of the newest entry of the audit log that was acknowledged.
+    """The newest entry of the audit log that was acknowledged, and the state of the records then.
 
     Written before an answer but not synced: whoever cuts entries off the log, or puts an older gallery back, is found
     out; a power failure can leave it behind the log, which is no sign of anything.
@@ -103,20 +116,43 @@ class Anchor:
     def __init__(self, folder: Path) -> None:
         self._path = folder / "anchor"
 
-    def get(self) -> tuple[int, bytes] | None:
-        """What was set last; None if nothing was, or if it cannot be read."""
-        with contextlib.suppress(OSError, ValueError):
-            _, seq, mac = self._path.read_text(encoding="ascii").split()
-            return int(seq), bytes.fromhex(mac)
-        return None
+    def get(self) -> Head | None:
+        """What was set last; None if nothing was.
 
-    def set(self, seq: int, mac: bytes) -> None:
-        """The log has come as far as this. Failing to say so is no reason to refuse what is on the disk already."""
-        line = f"anchor {seq} {mac.hex()}".ljust(_ANCHOR_BYTES - 1) + "\n"
+        Raises:
+            StorageError: it cannot be read, or is not what was written.
+        """
         try:
-            descriptor = os.open(self._path, os.O_WRONLY | os.O_CREAT, 0o600)
+            _, seq, mac, state = self._path.read_text(encoding="ascii").split()
+            return Head(int(seq), bytes.fromhex(mac), bytes.fromhex(state))
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise StorageError(f"cannot read {self._path}: {error.strerror}") from error
+        except ValueError as error:
+            raise StorageError(
+                f"{self._path} is damaged: whether the gallery is the newest one cannot be told. Restore a backup, or "
+                "take the gallery as it is with: facesphere gallery accept-loss"
+            ) from error
+
+    def set(self, head: Head) -> None:
+        """The log has come as far as this; it never goes back. Two programs may do this.
+
+        Failing to say so is no reason to refuse what is on the disk already.
+        """
+        line = f"anchor {head.seq} {head.mac.hex()} {head.state.hex() or '00'}".ljust(_ANCHOR_BYTES - 1) + "\n"
+        try:
+            new = not self._path.exists()
+            descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600)
             try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
+                words = os.pread(descriptor, _ANCHOR_BYTES, 0).split()
+                if len(words) == 4 and words[1].isdigit() and int(words[1]) > head.seq:
+                    return
                 os.pwrite(descriptor, line.encode("ascii"), 0)
+                if new:  # from here on its one block is written over, and never empty after a power failure
+                    os.fsync(descriptor)
+                    sync_folder(self._path.parent)
             finally:
                 os.close(descriptor)
         except OSError as error:

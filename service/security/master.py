@@ -5,6 +5,7 @@ It encrypts the keys of collections (vault.py) and is best kept where nobody who
 
 import base64
 import binascii
+import contextlib
 import os
 import secrets
 import shlex
@@ -76,7 +77,7 @@ def _own(file: Path) -> str:
     """The key that was made here, or a new one, which is on the disk before it is used."""
     try:
         if not file.exists():
-            write_new(file, base64.b64encode(secrets.token_bytes(KEY_BYTES)) + b"\n")
+            write_once(file, base64.b64encode(secrets.token_bytes(KEY_BYTES)) + b"\n")
     except OSError as error:
         raise StorageError(f"cannot make the master key {file}: {error.strerror}") from error
     return _read(file)
@@ -88,15 +89,35 @@ def write_new(file: Path, content: bytes) -> None:
     Raises:
         OSError: it cannot be written; an older file of that name is as it was.
     """
-    file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     temporary = file.with_name(file.name + ".tmp")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    _write_synced(temporary, content)
+    temporary.replace(file)
+    sync_folder(file.parent)
+
+
+def write_once(file: Path, content: bytes) -> None:
+    """The same for a file that is never written again: of two programs that begin together, one writes it.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    temporary = file.with_name(f"{file.name}.{os.getpid()}.tmp")
+    _write_synced(temporary, content)
+    try:
+        with contextlib.suppress(FileExistsError):
+            os.link(temporary, file)
+    finally:
+        temporary.unlink()
+    sync_folder(file.parent)
+
+
+def _write_synced(file: Path, content: bytes) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     with os.fdopen(descriptor, "wb") as opened:
         opened.write(content)
         opened.flush()
         os.fsync(opened.fileno())
-    temporary.replace(file)
-    sync_folder(file.parent)
 
 
 def sync_folder(folder: Path) -> None:

@@ -99,6 +99,9 @@ class Vault:
         """
         cipher = self._ciphers.get(uid)
         if cipher is None:
+            self._look_again()  # another program may have made a collection meanwhile
+            cipher = self._ciphers.get(uid)
+        if cipher is None:
             raise StorageError(
                 f"there is no key for collection {uid} in {self._file}: put the keyring back that belongs to this data"
             )
@@ -115,19 +118,25 @@ class Vault:
             StorageFullError, StorageError: the keyring cannot be written; the key is still there.
         """
         with self._lock:
-            if uid not in self._wrapped:
-                return
-            with _old_bytes(self._file):
+            if uid in self._wrapped:
                 self._write({other: wrapped for other, wrapped in self._wrapped.items() if other != uid})
             self._ciphers.pop(uid, None)
+
+    def _look_again(self) -> None:
+        with self._lock:
+            self._wrapped = _read_keyring(self._file)
+            for uid, wrapped in self._wrapped.items():
+                if uid not in self._ciphers:
+                    self._ciphers[uid] = Cipher(self._unwrap(uid, wrapped))
 
     def _write(self, wrapped: dict[str, str]) -> None:
         content = json.dumps({"format": _FORMAT, "keys": wrapped}, indent=1).encode()
         try:
-            write_new(self._file, content)
+            with _old_bytes(self._file):
+                write_new(self._file, content)
+                self._wrapped = wrapped
         except OSError as error:
             raise as_storage_error(error, f"cannot write {self._file}") from error
-        self._wrapped = wrapped
 
     def _unwrap(self, uid: str, wrapped: str) -> bytes:
         try:
@@ -180,6 +189,9 @@ def _read_keyring(file: Path) -> dict[str, str]:
 @contextlib.contextmanager
 def _old_bytes(file: Path) -> Iterator[None]:
     """Once a new file has taken its place, overwrite the old one, whose blocks would otherwise stay on the disk."""
+    if not file.exists():
+        yield
+        return
     with file.open("rb+") as old:
         yield
         size = old.seek(0, os.SEEK_END)

@@ -11,13 +11,13 @@ import pytest
 from enrolment import MODEL, SETTINGS, new_face, units
 from galleries import keys_of, open_gallery
 
-from service.errors import NotFoundError
+from service.errors import NotFoundError, StorageError
 from service.gallery.audit import BrokenChainError
 from service.gallery.store import Store, open_store
 
 
 def _store(folder: Path) -> Store:
-    return open_store(folder, keys_of(folder))
+    return open_store(folder, keys_of(folder), newest=False)  # as `facesphere audit verify` does
 
 
 def _fill(folder: Path, notes: int = 30) -> None:
@@ -172,7 +172,7 @@ def test_every_edit_of_the_log_is_found(tmp_path: Path, edits: int) -> None:
             path.write_bytes(content)
         edit = rng.choice([_edit_records, _edit_archive])
         edit(folder, rng)
-        with contextlib.suppress(BrokenChainError), closing(_store(folder)) as store:
+        with contextlib.suppress(StorageError), closing(_store(folder)) as store:
             store.audit.verify()
             missed.append((number, edit.__name__))
 
@@ -209,3 +209,53 @@ def test_a_disk_that_takes_nothing_stops_no_decision_and_loses_none(tmp_path: Pa
         numbers = [entry["detail"]["number"] for entry in reversed(entries) if entry["event"] == "verify"]
         assert numbers == list(range(201))
         gallery.audit.verify()
+
+
+def test_entries_that_were_taken_from_the_front_are_missed_and_the_first_that_is_left_is_checked(
+    tmp_path: Path,
+) -> None:
+    folder = tmp_path / "data"
+    _fill(folder)
+    with closing(sqlite3.connect(folder / "gallery.sqlite3")) as db, db:
+        db.execute("DELETE FROM audit WHERE seq < 4")
+        db.execute("UPDATE audit SET actor = 'innocent' WHERE seq = 4")
+    with closing(_store(folder)) as store, pytest.raises(BrokenChainError, match="entry 1"):
+        store.audit.verify()
+
+
+def test_what_is_sealed_is_checked_where_its_archive_is_kept_elsewhere(tmp_path: Path) -> None:
+    folder = tmp_path / "data"
+    _fill(folder)
+    with closing(_store(folder)) as store:
+        path = store.audit.seal(keep=5)
+        assert path is not None
+        path.rename(tmp_path / path.name)
+    with closing(sqlite3.connect(folder / "gallery.sqlite3")) as db, db:
+        db.execute("DELETE FROM audit WHERE seq < 34")
+
+    with closing(_store(folder)) as store, pytest.raises(BrokenChainError, match="entry 31"):
+        store.audit.verify()
+
+
+@pytest.mark.parametrize("detail", ['{"threshold":0,"threshold":0.9}', "[]", "nonsense", "7"])
+def test_another_way_to_write_a_detail_is_another_detail(tmp_path: Path, detail: str) -> None:
+    folder = tmp_path / "data"
+    _fill(folder)
+    with closing(sqlite3.connect(folder / "gallery.sqlite3")) as db, db:
+        db.execute("UPDATE audit SET detail = ? WHERE seq = 9", (detail,))
+
+    with closing(_store(folder)) as store, pytest.raises(BrokenChainError, match="entry 9"):
+        store.audit.verify()
+
+
+def test_what_waits_for_the_disk_is_written_before_the_gallery_is_closed(tmp_path: Path) -> None:
+    with closing(open_gallery(tmp_path / "data")) as gallery:
+        database = gallery._database._db
+        (pages,) = database.execute("PRAGMA page_count").fetchone()
+        database.execute(f"PRAGMA max_page_count = {pages}")
+        for number in range(100):
+            gallery.note("cora", "verify", number=number, text="x" * 500)
+        database.execute("PRAGMA max_page_count = 1073741823")
+
+    with closing(_store(tmp_path / "data")) as store:
+        assert store.audit.page(None, 1)[0]["detail"]["number"] == 99

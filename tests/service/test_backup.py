@@ -10,10 +10,11 @@ from typing import Any
 
 import pytest
 from enrolment import MODEL, SETTINGS, files_with, new_face, new_faces, units
-from galleries import keys_of, open_gallery, stored_bytes
+from galleries import keys_of, open_gallery, open_records, stored_bytes
 
 from service.domain import CollectionSettings
 from service.errors import AlreadyExistsError, InvalidRequestError, NotFoundError, StorageError
+from service.gallery import backup
 from service.gallery.backup import Restored, back_up, restore
 
 
@@ -96,7 +97,7 @@ def test_who_was_erased_since_does_not_come_back(tmp_path: Path) -> None:
 
     done = _restore(file, folder)
 
-    assert done.erasures == 2  # the collection cannot even be read any more
+    assert done.erasures == 3
     with closing(open_gallery(folder)) as gallery:
         assert [each.name for each in gallery.collections()] == ["lab"]
         names = [each.name for each in gallery.subjects("lab", "", 10).subjects]
@@ -227,3 +228,55 @@ def test_something_else_is_no_backup(tmp_path: Path) -> None:
         with pytest.raises(InvalidRequestError) as refused:
             _restore(tmp_path / name, tmp_path / "data")
         assert "\n" not in refused.value.message
+
+
+@pytest.mark.parametrize("moment", ["_set_aside", "overwrite"])
+def test_a_restore_that_is_stopped_leaves_one_of_the_two_galleries_whole(
+    tmp_path: Path, moment: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, file = tmp_path / "data", tmp_path / "backup.tar"
+    _fill(folder)
+    back_up(folder, file, _nobody_looks)
+    with closing(open_gallery(folder)) as gallery:
+        gallery.enrol("lab", MODEL.contract_id, "too late", new_faces(units(50, 1)))
+    before = _content(folder)
+
+    def stopped(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(backup, moment, stopped)
+        with pytest.raises(KeyboardInterrupt):
+            _restore(file, folder)
+
+    after = _content(folder)
+    if moment == "_set_aside":
+        assert after == before
+    else:
+        assert {name: len(people) for name, people in after.items()} == {"gate": 1, "lab": 5}
+    assert list(folder.glob(".scratch-*")) == []
+
+
+def test_copies_that_a_killed_backup_has_left_are_gone_after_the_next_start(tmp_path: Path) -> None:
+    folder = tmp_path / "data"
+    _fill(folder)
+    left = folder / ".scratch-xyz"
+    left.mkdir()
+    (left / "gallery.sqlite3").write_bytes((folder / "gallery.sqlite3").read_bytes())
+
+    with closing(open_gallery(folder)) as gallery:
+        blobs = stored_bytes(folder, "person 1")
+        gallery.erase("lab", "person 1")
+
+    assert not left.exists()
+    assert not any(files_with(folder, blob) for blob in [b"person 1", *blobs])
+
+
+def test_an_erasure_that_was_not_written_down_yet_is_before_a_restore(tmp_path: Path) -> None:
+    folder, file = tmp_path / "data", tmp_path / "backup.tar"
+    _fill(folder)
+    back_up(folder, file, _nobody_looks)
+    with closing(open_records(folder / "gallery.sqlite3")) as records:
+        records.erase("lab", "person 1")  # as a kill would have left it
+
+    assert _restore(file, folder).erasures == 1

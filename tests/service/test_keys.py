@@ -21,6 +21,7 @@ from service.errors import (
     StorageError,
     UnauthenticatedError,
 )
+from service.gallery.backup import back_up, restore
 from service.gallery.store import Store, open_store
 from service.security.access import Access
 from service.security.keys import KeyGrant
@@ -244,3 +245,49 @@ def test_checking_a_key_costs_next_to_nothing(store: Store, access: Access) -> N
         times.append(time.perf_counter() - began)
 
     assert statistics.median(times) < 0.01  # a slow hash would take ten times that
+
+
+def test_a_revoked_key_is_not_brought_back_with_sql_even_with_its_old_seal(
+    store: Store, access: Access, tmp_path: Path
+) -> None:
+    key, token = store.keys.create(_grant("admin"), "me")
+    path = tmp_path / "data" / "gallery.sqlite3"
+    with closing(sqlite3.connect(path)) as db:
+        before = db.execute("SELECT revoked_at, mac FROM api_keys").fetchone()
+    store.keys.revoke(key.id, "me")
+    with closing(sqlite3.connect(path)) as db, db:
+        db.execute("UPDATE api_keys SET revoked_at = ?, mac = ?", before)
+
+    with pytest.raises(StorageError, match="not those that were stored"):
+        access.check(f"Bearer {token}", "POST /embed")
+
+
+def test_deleting_the_keys_with_sql_does_not_open_the_door(store: Store, access: Access, tmp_path: Path) -> None:
+    store.keys.create(_grant(), "me")
+    assert access.required
+    with closing(sqlite3.connect(tmp_path / "data" / "gallery.sqlite3")) as db, db:
+        db.execute("DELETE FROM api_keys")
+
+    with pytest.raises((StorageError, UnauthenticatedError)):
+        access.check(None, "POST /embed")
+
+
+def test_a_backup_brings_no_revoked_key_back_and_does_not_open_the_door(tmp_path: Path) -> None:
+    folder = tmp_path / "data"
+    folder.mkdir()
+    keys = keys_of(folder)
+    with closing(open_store(folder, keys)):
+        back_up(folder, tmp_path / "before the first.tar", lambda *_: None)
+    with closing(open_store(folder, keys)) as store:
+        key, token = store.keys.create(_grant(), "me")
+        back_up(folder, tmp_path / "before it was revoked.tar", lambda *_: None)
+        store.keys.revoke(key.id, "me")
+
+    for name in ("before it was revoked", "before the first"):
+        restore(tmp_path / f"{name}.tar", folder, keys_of(folder), True, lambda *_: None)
+        with closing(open_store(folder, keys_of(folder))) as store:
+            access = Access(None, store.keys, keys.vault.pepper)
+            assert access.required
+            for header in (None, f"Bearer {token}"):
+                with pytest.raises(UnauthenticatedError):
+                    access.check(header, "POST /embed")

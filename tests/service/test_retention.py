@@ -81,17 +81,37 @@ def test_a_clock_that_stands_by_its_jump_for_a_day_is_believed(machine: Machine,
         assert erased == 2
 
 
-def test_a_clock_that_falls_back_does_not_keep_faces_for_ever(machine: Machine, tmp_path: Path) -> None:
+def test_a_clock_that_was_set_right_does_not_erase_who_was_enrolled_since(machine: Machine, tmp_path: Path) -> None:
+    machine.wall += 3650 * DAY  # wrong from the first start on
     with closing(_enrolled(machine, tmp_path / "data")) as gallery:
-        machine.passes(29 * DAY)
-        gallery.erase_expired()
         machine.wall -= 3650 * DAY
-        for _ in range(23):
+        gallery.enrol("lab", MODEL.contract_id, "Bob", new_faces(units(2, 1)))
+        for _ in range(60):
             machine.passes(timedelta(hours=1))
-            gallery.erase_expired()
-        machine.passes(timedelta(minutes=90))
+            assert gallery.erase_expired() == 0
 
-        assert gallery.erase_expired() == 2
+
+def test_a_day_of_doubt_begins_anew_with_another_jump_and_goes_on_over_restarts(
+    machine: Machine, tmp_path: Path
+) -> None:
+    gallery = _enrolled(machine, tmp_path / "data")
+    machine.wall += timedelta(hours=2)
+    for _ in range(23):
+        machine.passes(timedelta(hours=1))
+        assert gallery.erase_expired() == 0
+    machine.wall += 3650 * DAY
+    machine.passes(timedelta(hours=2))
+    assert gallery.erase_expired() == 0  # a day after the first jump, and none after this one
+    for _ in range(3):
+        gallery.close()
+        machine.count = 5.0
+        gallery = machine.open(tmp_path / "data")
+        for _ in range(7):
+            machine.passes(timedelta(hours=1))
+            assert gallery.erase_expired() == 0
+    machine.passes(timedelta(hours=4))
+    assert gallery.erase_expired() == 2
+    gallery.close()
 
 
 def test_a_restart_with_a_wrong_clock_erases_nobody(machine: Machine, tmp_path: Path) -> None:

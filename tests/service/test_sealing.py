@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 from enrolment import MODEL, SETTINGS, new_face, units
-from galleries import open_gallery, open_records
+from galleries import keys_of, open_gallery, open_records
 
 from service.domain import CollectionSettings
 from service.errors import StorageError
+from service.gallery.backup import accept
 
 TAMPERINGS = [
     "UPDATE collections SET target_fmr = 0.5 WHERE name = 'lab'",
@@ -35,6 +36,7 @@ TAMPERINGS = [
     "DELETE FROM subjects WHERE name = 'Bob'",
     "DELETE FROM collections WHERE name = 'gate'",
     "UPDATE store SET tally = zeroblob(16)",
+    "UPDATE store SET keys_tally = zeroblob(16), sealed_to = 3",
     "DELETE FROM store",
     "INSERT INTO faces SELECT 99, 'new', subject, contract_id, vector, quality, consent, crop, created_at, mac"
     " FROM faces WHERE id = 1",
@@ -63,7 +65,7 @@ def test_a_gallery_that_was_changed_from_outside_is_not_opened(tmp_path: Path, t
     _fill(folder)
     _sql(folder, tampering)
 
-    with pytest.raises(StorageError, match="damaged") as refused:
+    with pytest.raises(StorageError, match=r"damaged|missing") as refused:
         open_gallery(folder)
 
     assert "\n" not in refused.value.message
@@ -197,3 +199,97 @@ def test_what_was_erased_is_in_the_ledger_by_names_that_say_nothing(tmp_path: Pa
     assert second.subject is not None
     assert second.faces == (person.faces[1].face_id,)
     assert b"Ann" not in (tmp_path / "data.keys" / "erasures.jsonl").read_bytes()
+
+
+def test_a_gallery_that_was_removed_or_emptied_does_not_begin_anew_without_a_word(tmp_path: Path) -> None:
+    folder = tmp_path / "data"
+    _fill(folder)
+    anchor = (tmp_path / "data.keys" / "anchor").read_bytes()
+    for empty in (lambda path: path.unlink(), lambda path: path.write_bytes(b"")):
+        empty(folder / "gallery.sqlite3")
+        with pytest.raises(StorageError, match="newest part of the gallery is missing"):
+            open_gallery(folder)
+        assert (tmp_path / "data.keys" / "anchor").read_bytes() == anchor
+
+
+def test_older_people_beside_the_newest_log_are_noticed(tmp_path: Path) -> None:
+    folder = tmp_path / "data"
+    _fill(folder)
+    older = (folder / "gallery.sqlite3").read_bytes()
+    with closing(open_gallery(folder)) as gallery:
+        gallery.erase("lab", "Ann")
+    (tmp_path / "older.sqlite3").write_bytes(older)
+    tables = ("store", "collections", "subjects", "faces")
+    _sql(
+        folder,
+        f"ATTACH '{tmp_path / 'older.sqlite3'}' AS older",
+        *(f"DELETE FROM {table}" for table in reversed(tables)),
+        *(f"INSERT INTO {table} SELECT * FROM older.{table}" for table in tables),
+    )
+
+    with pytest.raises(StorageError, match="newest part of the gallery is missing"):
+        open_gallery(folder)
+
+
+def test_a_key_made_on_the_command_line_does_not_hide_that_the_gallery_is_an_older_one(tmp_path: Path) -> None:
+    folder = tmp_path / "data"
+    _fill(folder)
+    older = (folder / "gallery.sqlite3").read_bytes()
+    with closing(open_gallery(folder)) as gallery:
+        gallery.erase("lab", "Ann")
+    (folder / "gallery.sqlite3").write_bytes(older)
+
+    for _ in range(2):
+        with pytest.raises(StorageError, match="newest part of the gallery is missing"):
+            open_records(folder / "gallery.sqlite3")
+
+
+def test_an_older_gallery_that_is_taken_as_it_is_brings_nobody_back(tmp_path: Path) -> None:
+    folder = tmp_path / "data"
+    _fill(folder)
+    older = (folder / "gallery.sqlite3").read_bytes()
+    with closing(open_gallery(folder)) as gallery:
+        gallery.erase("lab", "Ann")
+    (folder / "gallery.sqlite3").write_bytes(older)
+
+    assert accept(folder, keys_of(folder)) == 1
+
+    with closing(open_gallery(folder)) as gallery:
+        assert [each.name for each in gallery.subjects("lab", "", 5).subjects] == ["Bob"]
+        assert gallery.audit.page(None, 1)[0]["event"] == "store.accept-loss"
+        gallery.audit.verify()
+    assert not (folder / "anchor").exists()
+
+
+def test_an_older_gallery_whose_erasures_cannot_be_told_is_not_taken(tmp_path: Path) -> None:
+    folder = tmp_path / "data"
+    _fill(folder)
+    older = (folder / "gallery.sqlite3").read_bytes()
+    with closing(open_gallery(folder)) as gallery:
+        gallery.erase("lab", "Ann")
+    (folder / "gallery.sqlite3").write_bytes(older)
+    (tmp_path / "data.keys" / "erasures.jsonl").write_text("damaged\n")
+
+    with pytest.raises(StorageError, match="damaged"):
+        accept(folder, keys_of(folder))
+    with pytest.raises(StorageError):
+        open_gallery(folder)
+
+
+def test_a_failure_after_the_commit_leaves_search_and_records_in_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with closing(open_gallery(tmp_path / "data")) as gallery:
+        anchor = gallery._store.trail._anchor
+
+        def fails(_: object) -> None:
+            raise StorageError("just now")
+
+        with monkeypatch.context() as broken:
+            broken.setattr(anchor, "set", fails)
+            with pytest.raises(StorageError, match="just now"):
+                gallery.put_collection("lab", SETTINGS, MODEL)
+        gallery.put_collection("lab", SETTINGS, MODEL)
+        gallery.enrol("lab", MODEL.contract_id, "Ann", [new_face(units(1, 1)[0])])
+
+        assert gallery.search("lab", MODEL.contract_id, units(1, 1)[0], 1)[0][0].subject == "Ann"

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from service.errors import StorageError, StorageFullError
 from service.security.keyfolder import MasterKeySource, open_keys
-from service.security.ledger import Anchor, Erasure, Ledger
+from service.security.ledger import Anchor, Erasure, Head, Ledger
 from service.security.master import master_key
 from service.security.vault import Cipher, Vault, canonical
 
@@ -158,15 +158,18 @@ def test_a_ledger_that_was_changed_is_refused(tmp_path: Path) -> None:
             ledger.read()
 
 
-def test_the_anchor_gives_back_what_was_set_last_and_nothing_if_it_cannot(tmp_path: Path) -> None:
+def test_the_anchor_never_goes_back_and_is_damaged_rather_than_nothing(tmp_path: Path) -> None:
     anchor = Anchor(tmp_path)
     assert anchor.get() is None
-    anchor.set(10_000, b"\x01" * 32)
-    anchor.set(7, b"\x02" * 32)
-    assert Anchor(tmp_path).get() == (7, b"\x02" * 32)
+    old, new = Head(7, b"\x02" * 32, b"\x03" * 16), Head(10_000, b"\x01" * 32, b"\x04" * 16)
+    anchor.set(old)
+    anchor.set(new)
+    Anchor(tmp_path).set(old)  # another program that was slower
+    assert Anchor(tmp_path).get() == new
 
     (tmp_path / "anchor").write_text("nonsense")
-    assert anchor.get() is None
+    with pytest.raises(StorageError, match="accept-loss"):
+        anchor.get()
     anchor.forget()
     anchor.forget()
     assert anchor.get() is None

@@ -1,0 +1,53 @@
+"""The data folder itself: one program at a time, and no copies left behind."""
+
+import fcntl
+import os
+import shutil
+from pathlib import Path
+from typing import TextIO
+
+from service.errors import StorageError
+
+SCRATCH = ".scratch-"  # folders of backups and restores that are under way
+_CHUNK = 2**20
+
+
+def lock(folder: Path) -> TextIO:
+    """The lock of a data folder, made if it is new; whoever closes the file gives it free.
+
+    Raises:
+        StorageError: another process has it, or the folder cannot be used.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        file = (folder / "gallery.lock").open("w")
+    except OSError as error:
+        raise StorageError(f"cannot use {folder} for the gallery: {error.strerror}") from error
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        file.close()
+        raise StorageError(f"{folder} is in use by another process") from error
+    return file
+
+
+def remove_scratch(folder: Path) -> None:
+    """Remove what a killed backup or restore has left: copies in which there may be somebody who was erased."""
+    for scratch in folder.glob(f"{SCRATCH}*"):
+        for path in sorted(scratch.rglob("*"), reverse=True):
+            if path.is_file():
+                overwrite(path)
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def overwrite(path: Path) -> None:
+    """Overwrite a file and remove it, if it is there."""
+    if path.exists():
+        with path.open("rb+") as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(0)
+            while file.tell() < size:
+                file.write(bytes(min(_CHUNK, size - file.tell())))
+            file.flush()
+            os.fsync(file.fileno())
+        path.unlink()
