@@ -28,7 +28,7 @@ def settings_and_keys(flags: dict[str, Any]) -> tuple[Settings, KeyFolder]:
 
 @contextlib.contextmanager
 def opened_store(flags: dict[str, Any], create: bool = False, newest: bool = True) -> Iterator[Store]:
-    """The file of the gallery, which a server may have open too; `create`: begun if there is none; `newest`: as there."""
+    """The gallery's file, which a server may have open too; `create`: begun if there is none; `newest`: as there."""
     settings = read_settings(**flags)
     if not create and not (settings.data_dir / FILE).exists():
         raise InvalidRequestError(f"there is no gallery in {settings.data_dir}")
