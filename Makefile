@@ -15,7 +15,7 @@ remove_other_runtimes = rm -f $(VENV)/.serve-* $(VENV)/.train && \
 
 take_torch = $(BIN)/pip install --quiet --retries 1 --no-deps $(addprefix --extra-index-url ,$(TORCH_INDEX)) "$(TORCH)"
 
-.PHONY: serve train test test-all torture check format proto bench bench-training bench-losses clean
+.PHONY: serve train test test-all torture check format proto bench bench-training bench-gallery bench-losses clean
 
 serve: $(VENV)/.serve-$(RUNTIME)
 	$(BIN)/facesphere serve --data-dir $(DATA) $(ARGS)
@@ -53,6 +53,9 @@ bench: $(VENV)/.dev
 
 bench-training: $(VENV)/.dev
 	$(BIN)/python benchmarks/training.py $(ARGS)
+
+bench-gallery: $(VENV)/.dev
+	$(BIN)/python benchmarks/gallery.py $(ARGS)
 
 bench-losses: $(VENV)/.dev
 	$(BIN)/python benchmarks/losses.py $(ARGS)
