@@ -16,6 +16,7 @@ import torch
 from models.errors import FaceError
 from training.config import parse_config
 from training.trainer import checkpoint
+from training.trainer import run as run_module
 from training.trainer.run import train
 
 RANKS = 2
@@ -56,6 +57,8 @@ def _end_of(job: Job, rank: int, folder: Path) -> dict[str, Any]:
     run = folder / job.name
     _prepare(job, run, rank, folder)
     config = {**job.config, "data": {"train": "nowhere"}} if job.nowhere and rank else job.config
+    # What a scaler does when a gradient overflows is the same on a CPU, where users are kept from fp16.
+    run_module._check_precision = lambda *_: None
     try:
         result = train(parse_config(config), run, resume=job.resume, threads=1)
     except FaceError as error:

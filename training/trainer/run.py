@@ -44,8 +44,7 @@ def train(config: TrainConfig, run: Path, resume: bool = False, threads: int | N
     torch.set_num_threads(threads)
     ranks = join(config.device)
     try:
-        if config.precision == "fp16" and ranks.device.type == "cpu":
-            raise ConfigError("fp16 needs a GPU, and PyTorch sees none; use bf16 on a CPU")
+        _check_precision(config, ranks.device)
         return _fit(config, run, ranks, last, threads)
     except BaseException as error:
         # The network must go before the group it talks over: PyTorch waits for ever when it is the last to hold that.
@@ -55,6 +54,12 @@ def train(config: TrainConfig, run: Path, resume: bool = False, threads: int | N
         raise
     finally:
         leave()
+
+
+def _check_precision(config: TrainConfig, device: torch.device) -> None:
+    """The configuration cannot see that `device: auto` will be a CPU."""
+    if config.precision == "fp16" and device.type == "cpu":
+        raise ConfigError("fp16 needs a GPU, and PyTorch sees none; use bf16 on a CPU")
 
 
 def _own_cores() -> int:
