@@ -183,8 +183,10 @@ class Database:
             self._pending = False
 
     def _empty_log(self) -> None:
-        busy, _, _ = self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
-        if busy:  # only a reader outside this program, such as a backup, can be in the way
+        self._db.execute("PRAGMA wal_checkpoint(PASSIVE)")  # most of the work, beside which others may read
+        with self._reading:  # our own reader waits for a moment: a busy one would be in the way for long
+            busy, _, _ = self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        if busy:  # a reader outside this program, such as a backup
             raise StorageError("it is erased, but another program reads the gallery and keeps the old bytes on disk")
 
     def _roll_back(self) -> None:

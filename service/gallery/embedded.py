@@ -187,8 +187,8 @@ class EmbeddedGallery:
         while True:
             found = index.search(vector, wanted)
             people = self._best_of_people(found)
-            # A person with many faces fills the list: look further until there are enough people.
-            if len(people) >= limit or wanted >= size:
+            # A person with many faces fills the list: look further until there are enough people, or all there are.
+            if len(people) >= limit or wanted >= size or len(people) == self._records.people(collection):
                 return people[:limit], size
             wanted = min(4 * wanted, size)
 

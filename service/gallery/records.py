@@ -119,6 +119,13 @@ class Records:
         """
         return self.collection_info(name)[1]
 
+    def people(self, collection: str) -> int:
+        """How many people there are in a collection, those without a face too; 0 if there is no such collection."""
+        row = self._database.one(
+            "SELECT count(*) FROM subjects s JOIN collections c ON c.id = s.collection WHERE c.name = ?", (collection,)
+        )
+        return row[0] if row else 0
+
     def uids(self, collection: str, subject: str | None = None) -> tuple[str, str | None]:
         """The names that a collection and a person of it have in the audit log; None where there is no such person.
 
