@@ -89,12 +89,13 @@ class Audit:
 
     def _verify(self) -> Proof:
         first, last, before = 0, 0, b""
+        previous: Entry | None = None
         anchor = self._anchor.get()
         known = (anchor.seq, anchor.mac) if anchor else None
         self._check_cut()
         for entry in self._all():
-            if entry.seq == last:  # sealed, and still in the records
-                if entry.mac != before:
+            if previous is not None and entry.seq == last:  # sealed, and still in the records
+                if entry != previous:
                     raise BrokenChainError(entry.seq, "it differs between the archive and the records")
                 continue
             if last and entry.seq != last + 1:
@@ -104,7 +105,7 @@ class Audit:
                 raise BrokenChainError(entry.seq, "it was changed, or the one before it")
             if known and entry.seq == known[0] and entry.mac != known[1]:
                 raise BrokenChainError(entry.seq, "it is not the one that was acknowledged")
-            first, last, before = first or entry.seq, entry.seq, entry.mac
+            first, last, before, previous = first or entry.seq, entry.seq, entry.mac, entry
         if known and known[0] > last:
             raise BrokenChainError(last + 1, f"it is missing, with all after it; there were {known[0]}")
         return Proof(first, last)
@@ -223,7 +224,10 @@ def _read(path: Path) -> Iterator[Entry]:
             seq, at, actor, event, detail, mac = json.loads(line)
             if not isinstance(seq, int) or not all(isinstance(each, str) for each in (at, actor, event, detail)):
                 raise ValueError("a field is of the wrong kind")
-            yield Entry(seq, at, actor, event, detail, bytes.fromhex(mac))
+            entry = Entry(seq, at, actor, event, detail, bytes.fromhex(mac))
+            if _line(entry) != line + b"\n":
+                raise ValueError("it is written otherwise than this program writes it")
+            yield entry
         except (ValueError, TypeError) as error:
             raise BrokenChainError(first + number, f"a line of {path.name} cannot be read") from error
     if lines[-1]:

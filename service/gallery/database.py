@@ -50,7 +50,7 @@ class Database:
             self._reader = connect(path, WAIT_MS)
             self._pending = self._marker.exists()
         except (OSError, *BROKEN) as error:
-            raise StorageError(f"{path} cannot be opened as a gallery: {error}") from error
+            raise StorageError(f"{path} cannot be opened as a gallery: {one_line(error)}") from error
 
     @property
     def overwrite_pending(self) -> bool:
@@ -89,7 +89,7 @@ class Database:
         try:
             self._reader.execute("BEGIN")
         except BROKEN as error:
-            raise StorageError(f"the gallery cannot be read: {error}") from error
+            raise StorageError(f"the gallery cannot be read: {one_line(error)}") from error
 
     def read(self, query: str, values: tuple[object, ...] = ()) -> list[Row]:
         """Rows of a query.
@@ -103,7 +103,7 @@ class Database:
             with self._reading:
                 return self._reader.execute(query, values).fetchall()
         except BROKEN as error:
-            raise StorageError(f"the gallery cannot be read: {error}") from error
+            raise StorageError(f"the gallery cannot be read: {one_line(error)}") from error
 
     def one(self, query: str, values: tuple[object, ...] = ()) -> Row | None:
         """The first row, or None."""
@@ -176,7 +176,7 @@ class Database:
                 self._empty_log()
                 self._marker.unlink(missing_ok=True)
             except (OSError, *BROKEN) as error:
-                raise StorageError(f"it is erased, but its bytes cannot be overwritten: {error}") from error
+                raise StorageError(f"it is erased, but its bytes cannot be overwritten: {one_line(error)}") from error
             finally:
                 with contextlib.suppress(*BROKEN):
                     self._db.execute(f"PRAGMA busy_timeout = {WAIT_MS}")
@@ -201,7 +201,12 @@ def storage_error(error: Exception) -> StorageError | StorageFullError:
         return StorageFullError("the disk is full; nothing was changed")
     if name.startswith("SQLITE_IOERR"):  # a write or an fsync failed: not known to be on the disk, so not acknowledged
         return StorageFullError(f"the disk does not take writes ({name}); nothing was acknowledged")
-    return StorageError(f"the gallery cannot be written: {error}")
+    return StorageError(f"the gallery cannot be written: {one_line(error)}")
+
+
+def one_line(error: Exception) -> str:
+    """What an error says; SQLite quotes whole tables, over many lines."""
+    return " ".join(str(error).split())[:300]
 
 
 def _fsync(folder: Path) -> None:

@@ -8,7 +8,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 from service.errors import NotFoundError, StorageError
-from service.gallery.database import BROKEN, WAIT_MS, Database, Row
+from service.gallery.database import BROKEN, WAIT_MS, Database, Row, one_line
 from service.gallery.errands import Errands
 from service.gallery.first_row import COLUMNS as STORE_COLUMNS
 from service.gallery.first_row import FirstRow, checked_state
@@ -64,7 +64,7 @@ class SqliteKeyTable:
                 if version != self._seen[0]:
                     self._refresh(self._reader, version)
             except BROKEN as error:
-                raise StorageError(f"the keys cannot be read: {error}") from error
+                raise StorageError(f"the keys cannot be read: {one_line(error)}") from error
             return self._keys
 
     def create(self, grant: KeyGrant, actor: str) -> tuple[ApiKey, str]:
