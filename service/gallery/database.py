@@ -2,7 +2,6 @@
 
 import contextlib
 import errno
-import os
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator
@@ -12,6 +11,7 @@ from typing import Any
 
 from service.errors import StorageError, StorageFullError
 from service.gallery.schema import connect
+from service.security.master import sync_folder
 
 Row = tuple[Any, ...]
 # What SQLite, and Python on top of it, raise for a file that is not right: text in it may be no text any more.
@@ -151,7 +151,7 @@ class Database:
         try:
             if not self._marker.exists():
                 self._marker.touch(mode=0o600)
-                _fsync(self._marker.parent)
+                sync_folder(self._marker.parent)
         except OSError as error:
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
                 raise StorageFullError("the disk is full; nothing was changed") from error
@@ -207,11 +207,3 @@ def storage_error(error: Exception) -> StorageError | StorageFullError:
 def one_line(error: Exception) -> str:
     """What an error says; SQLite quotes whole tables, over many lines."""
     return " ".join(str(error).split())[:300]
-
-
-def _fsync(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
