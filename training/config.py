@@ -207,6 +207,14 @@ class TrainConfig(_Section):
     workers: Annotated[int, Field(ge=0, le=256)] = 1
     mlflow: str | None = None
 
+    @model_validator(mode="before")
+    @classmethod
+    def _words_that_yaml_takes_for_truths(cls, values: Any) -> Any:
+        """`compile: off` reads as false in YAML 1.1."""
+        if isinstance(values, dict) and isinstance(values.get("compile"), bool):
+            return {**values, "compile": "on" if values["compile"] else "off"}
+        return values
+
     @model_validator(mode="after")
     def _fits_together(self) -> "TrainConfig":
         problem = _contradiction(self)

@@ -1,9 +1,12 @@
 """The network for MNIST and CIFAR of L-Softmax (Liu et al., "Large-Margin Softmax Loss", ICML 2016, table 1).
 
 3x3 convolutions, each with batch norm and ReLU: one of 64 channels, then stages of 64, 128 and 256 channels with three
-convolutions each (four for CIFAR), a max pool after each stage, and a fully connected layer without activation.
+convolutions each (four for CIFAR), a max pool after each stage, and a fully connected layer, with batch norm and ReLU as
+well. The table leaves the last two out, the network that the authors published has them, and without them the paper's
+learning rate of 0.1 diverges: features of this size would have a length of 36.
 """
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from training.backbones.layers import Size, check_count, check_width, conv_norm, map_size, scaled
@@ -44,12 +47,12 @@ class MnistNet(nn.Module):
         height, wide = map_size(size, len(_CHANNELS))
         self.body = nn.Sequential(*layers)
         self.fc = nn.Linear(inputs * height * wide, dimension)
+        self.norm = nn.BatchNorm1d(dimension)
         _initialise(self)
 
     def forward(self, images: Tensor) -> Tensor:
-        """(N, C, height, width) to (N, dimension)."""
-        features: Tensor = self.fc(self.body(images).flatten(1))
-        return features
+        """(N, C, height, width) to (N, dimension), none of them negative."""
+        return F.relu(self.norm(self.fc(self.body(images).flatten(1))))
 
 
 def _initialise(module: nn.Module) -> None:

@@ -7,18 +7,23 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from training.config import ConfigError, TrainConfig, config_yaml
 from training.data.aligned import AlignedSet
 
 _PACKAGES = ("facesphere", "torch", "numpy", "opencv-python-headless")
 
 
-def describe(config: TrainConfig, train: AlignedSet, held_out: AlignedSet | None, world: int) -> dict[str, Any]:
-    """Seed, commit, versions, digests and the people that were not trained on."""
+def describe(
+    config: TrainConfig, train: AlignedSet, held_out: AlignedSet | None, world: int, device: torch.device
+) -> dict[str, Any]:
+    """Seed, commit, versions, device, digests and the people that were not trained on."""
     return {
         "name": config.name,
         "seed": config.seed,
         "ranks": world,
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         "git_commit": git_commit(),
         "versions": {name: _version(name) for name in _PACKAGES} | {"python": platform.python_version()},
         "data": {

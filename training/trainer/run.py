@@ -84,7 +84,7 @@ def _fit(config: TrainConfig, run: Path, ranks: Ranks, last: Path | None, thread
     if last is not None:
         trainer.state.restore(checkpoint.read(last))
     elif ranks.first:
-        record(run, config, describe(config, material.train, _unseen(material), ranks.world))
+        record(run, config, describe(config, material.train, _unseen(material), ranks.world, ranks.device))
     return trainer.fit()
 
 
