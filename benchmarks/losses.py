@@ -35,6 +35,7 @@ REFERENCE_STEPS = 10_000
 # Errors in percent of Liu et al., ICML 2016, table 2, as far as they are stated there.
 PAPER = {"softmax": "0.40", "L-Softmax, m = 2": "0.32", "L-Softmax, m = 3": "0.31", "L-Softmax, m = 4": "0.31"}
 _writing = threading.Lock()  # lanes end when they like
+MNIST = ("softmax", "L-Softmax", "A-Softmax", "softmax + center", "triplet")
 LFW = ("softmax", "l-softmax", "a-softmax", "center", "triplet")
 
 
@@ -58,6 +59,7 @@ def main() -> None:
     """Run what is not done yet, and print the table."""
     asked = _arguments()
     runs = _mnist(asked) if asked.table_of == "mnist" else _lfw(asked)
+    runs = [run for run in runs if not asked.only or run.row in asked.only]
     if not asked.table:
         with ThreadPoolExecutor(asked.lanes) as lanes:
             for _ in lanes.map(lambda run: _train(run, asked), runs):
@@ -73,6 +75,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--runs", type=Path, default=Path("runs/losses"), help="folder of the runs")
     parser.add_argument("--steps", type=int, default=REFERENCE_STEPS, help="of MNIST; fewer: the schedule scaled")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
+    parser.add_argument("--only", nargs="+", metavar="LOSS", help="rows of the table, by their names there")
     parser.add_argument("--lanes", type=int, default=2, help="runs side by side, a thread each")
     parser.add_argument("--workers", type=int, default=1, help="processes that prepare photos, for each run")
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
@@ -138,7 +141,8 @@ def _last(folder: Path) -> dict[str, Any]:
     last = [line for line in lines if "validation/accuracy" in line][-1]
     values = {name.removeprefix("validation/"): value for name, value in last.items()}
     record = json.loads((folder / "run.json").read_text())
-    return {**values, "git_commit": record["git_commit"], "torch": record["versions"]["torch"], "device": record["device"]}
+    made_with = {"git_commit": record["git_commit"], "torch": record["versions"]["torch"], "device": record["device"]}
+    return {**values, **made_with}
 
 
 def _read() -> dict[str, dict[str, Any]]:
@@ -158,7 +162,7 @@ def _write(asked: argparse.Namespace, run: Run, result: dict[str, Any]) -> None:
 
 def _mnist_table(done: dict[str, Any]) -> str:
     lines = ["| loss | test error, % | 95 % interval | each seed | paper |", "|---|---|---|---|---|"]
-    for row in dict.fromkeys(each["row"] for each in done.values()):
+    for row in sorted({each["row"] for each in done.values()}, key=_place):
         of_row = [each for each in done.values() if each["row"] == row]
         errors = [round(each["errors"]) for each in of_row if "failed" not in each]
         if not errors:
@@ -170,6 +174,11 @@ def _mnist_table(done: dict[str, Any]) -> str:
         interval = f"{100 * low:.2f} .. {100 * high:.2f}"
         lines.append(f"| {row} | {statistics.mean(errors) / 100:.2f} | {interval} | {each} | {PAPER.get(row, '')} |")
     return "\n".join(lines)
+
+
+def _place(row: str) -> tuple[int, str]:
+    """Softmax first, then the margins in the order of their papers."""
+    return MNIST.index(row.partition(",")[0]), row
 
 
 def _lfw_table(done: dict[str, Any]) -> str:

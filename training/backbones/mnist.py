@@ -1,9 +1,9 @@
 """The network for MNIST and CIFAR of L-Softmax (Liu et al., "Large-Margin Softmax Loss", ICML 2016, table 1).
 
 3x3 convolutions, each with batch norm and ReLU: one of 64 channels, then stages of 64, 128 and 256 channels with three
-convolutions each (four for CIFAR), a max pool after each stage, and a fully connected layer, with batch norm and ReLU as
-well. The table leaves the last two out, the network that the authors published has them, and without them the paper's
-learning rate of 0.1 diverges: features of this size would have a length of 36.
+convolutions each (four for CIFAR), a max pool after each stage, and a fully connected layer, with batch norm and ReLU
+as well. The table leaves the last two out, the network that the authors published has them, and without them the
+paper's learning rate of 0.1 diverges: features of this size would have a length of 36.
 """
 
 import torch.nn.functional as F
