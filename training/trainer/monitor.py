@@ -112,8 +112,11 @@ def _mlflow(config: TrainConfig) -> Any:
         import mlflow
     except ImportError as error:
         raise ConfigError("mlflow is named in the configuration and not installed: pip install mlflow") from error
-    mlflow.set_tracking_uri(config.mlflow)
-    mlflow.set_experiment("facesphere")
-    mlflow.start_run(run_name=config.name)
-    mlflow.log_params({"seed": config.seed, "backbone": config.backbone.name, "batch": config.batch})
+    try:
+        mlflow.set_tracking_uri(config.mlflow)
+        mlflow.set_experiment("facesphere")
+        mlflow.start_run(run_name=config.name)
+        mlflow.log_params({"seed": config.seed, "backbone": config.backbone.name, "batch": config.batch})
+    except mlflow.exceptions.MlflowException as error:
+        raise ConfigError(f"mlflow at {config.mlflow}: {str(error).splitlines()[0]}") from error
     return mlflow
