@@ -15,7 +15,7 @@ remove_other_runtimes = rm -f $(VENV)/.serve-* $(VENV)/.train && \
 
 take_torch = $(BIN)/pip install --quiet --retries 1 --no-deps $(addprefix --extra-index-url ,$(TORCH_INDEX)) "$(TORCH)"
 
-.PHONY: serve train test test-all torture check format proto bench bench-training bench-gallery bench-losses clean
+.PHONY: serve train test test-all torture check format proto bench bench-training bench-gallery bench-startup bench-losses clean
 
 serve: $(VENV)/.serve-$(RUNTIME)
 	$(BIN)/facesphere serve --data-dir $(DATA) $(ARGS)
@@ -56,6 +56,9 @@ bench-training: $(VENV)/.dev
 
 bench-gallery: $(VENV)/.dev
 	$(BIN)/python benchmarks/gallery.py $(ARGS)
+
+bench-startup: $(VENV)/.dev
+	$(BIN)/python benchmarks/startup.py $(ARGS)
 
 bench-losses: $(VENV)/.dev
 	$(BIN)/python benchmarks/losses.py $(ARGS)

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -37,16 +38,16 @@ def default_models() -> Registry:
 
 
 @contextlib.contextmanager
-def server(threads: int) -> Iterator[Address]:
-    """Start `facesphere serve` with an empty gallery and wait until it is ready.
+def server(threads: int, data_dir: Path | None = None, end: signal.Signals = signal.SIGTERM) -> Iterator[Address]:
+    """Start `facesphere serve` and wait until it is ready; without a data folder it begins with an empty gallery.
 
     Raises:
         RuntimeError: it did not start; with what it said.
     """
-    with tempfile.TemporaryDirectory() as data_dir, tempfile.TemporaryFile("w+") as log:
+    with tempfile.TemporaryDirectory() as empty, tempfile.TemporaryFile("w+") as log:
         command = [sys.executable, "-m", "service", "serve", "--host", "127.0.0.1", "--port", "0", "--grpc-port", "0"]
         process = subprocess.Popen(
-            [*command, "--threads", str(threads), "--data-dir", data_dir],
+            [*command, "--threads", str(threads), "--data-dir", str(data_dir or f"{empty}/data")],
             stdout=subprocess.PIPE,
             stderr=log,
             text=True,
@@ -60,7 +61,7 @@ def server(threads: int) -> Iterator[Address]:
                 raise RuntimeError(f"the server did not start: {log.read()}")
             yield _address(line)
         finally:
-            _stop(process)
+            _stop(process, end)
 
 
 def _environment(**settings: str) -> dict[str, str]:
@@ -74,8 +75,8 @@ def _address(line: str) -> Address:
     return Address(str(http.hostname), int(http.port or 0), ready["grpc"])
 
 
-def _stop(process: subprocess.Popen[str]) -> None:
-    process.terminate()
+def _stop(process: subprocess.Popen[str], end: signal.Signals) -> None:
+    process.send_signal(end)
     try:
         process.wait(STOP_S)
     except subprocess.TimeoutExpired:

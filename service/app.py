@@ -9,7 +9,7 @@ import signal
 import socket
 import ssl
 import sys
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from dataclasses import dataclass
 
 import cv2
@@ -48,6 +48,7 @@ from service.settings import PREFIX, Settings
 log = logging.getLogger("facesphere")
 SWEEP_EVERY_S = 3600.0
 NOTE_USED_EVERY_S = 30.0
+SNAPSHOTS_EVERY_S = 300.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,7 +237,7 @@ class _Server(uvicorn.Server):
 
     @contextlib.asynccontextmanager
     async def _lifespan(self, _: FastAPI) -> AsyncIterator[None]:
-        housekeeping = [asyncio.ensure_future(each) for each in (self._sweep(), self._note_used_keys())]
+        housekeeping = [asyncio.ensure_future(each) for each in self._housekeeping()]
         try:
             yield
         finally:
@@ -245,6 +246,9 @@ class _Server(uvicorn.Server):
             # uvicorn comes here when HTTP is idle; calls over gRPC may still be open, and have their grace.
             await (self._grpc_stopped or self._grpc.stop(0))
             self._gallery_pool.close()
+
+    def _housekeeping(self) -> Iterator[Coroutine[None, None, None]]:
+        yield from (self._sweep(), self._note_used_keys(), self._write_snapshots())
 
     async def _sweep(self) -> None:
         """Erase what is past its retention, now and then once an hour."""
@@ -270,6 +274,17 @@ class _Server(uvicorn.Server):
                 log.error("last use of keys: %s", error.message)
             except Exception:
                 log.exception("last use of keys")
+
+    async def _write_snapshots(self) -> None:
+        """Write now and then what spares the next start from reading the records, should this program be killed."""
+        while True:
+            try:
+                await self._gallery_pool.run(self._gallery.write_snapshots)
+            except FaceError as error:
+                log.error("snapshots: %s", error.message)
+            except Exception:
+                log.exception("snapshots")
+            await asyncio.sleep(SNAPSHOTS_EVERY_S)
 
     def _config(self) -> uvicorn.Config:
         settings = self._settings

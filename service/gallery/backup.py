@@ -27,6 +27,7 @@ from service.gallery.audit import SEGMENT
 from service.gallery.database import BROKEN, WAIT_MS, storage_error
 from service.gallery.folder import SCRATCH, lock, overwrite, remove_scratch
 from service.gallery.schema import connect
+from service.gallery.snapshots import remove_snapshots
 from service.gallery.store import AUDIT, FILE, Store, open_store
 from service.security.keyfolder import KeyFolder
 from service.security.ledger import KEYS, Anchor, Head
@@ -131,6 +132,10 @@ def accept(folder: Path, keys: KeyFolder) -> int:
     """
     if not (folder / FILE).is_file():
         raise StorageError(f"there is no gallery in {folder}")
+    try:
+        remove_snapshots(folder)  # who is erased again may be in one
+    except OSError as error:
+        raise as_storage_error(error, f"cannot remove the snapshots in {folder}") from error
     scratch = Anchor(folder)
     scratch.forget()
     with contextlib.closing(open_store(folder, replace(keys, anchor=scratch), newest=False)) as store:
@@ -269,6 +274,7 @@ def _take_place(scratch: Path, folder: Path, anchor: Anchor, head: Head) -> None
 
     The old files are overwritten at last: there may be somebody in them who was erased.
     """
+    remove_snapshots(folder)  # of other records, in which the same row number may be somebody else
     _set_aside(_segments(folder), folder / AUDIT)
     aside = scratch / "before"
     aside.mkdir()

@@ -33,6 +33,7 @@ from service.gallery.folder import lock, remove_scratch
 from service.gallery.index import ExactIndex
 from service.gallery.records import SYSTEM
 from service.gallery.retention import SweepClock
+from service.gallery.snapshots import Snapshots
 from service.gallery.store import open_store, utc_now
 from service.security.keyfolder import KeyFolder
 
@@ -85,7 +86,8 @@ class EmbeddedGallery:
         with contextlib.ExitStack() as undo:
             undo.callback(self._lock_file.close)
             remove_scratch(folder)
-            store = open_store(folder, keys, now)
+            self._snapshots = Snapshots(folder, keys.vault)
+            store = open_store(folder, keys, now, before_erasure=self._snapshots.remove)
             undo.callback(store.close)
             self._store, self._database, self._errands, self._records = (
                 store,
@@ -100,8 +102,9 @@ class EmbeddedGallery:
             undo.pop_all()
 
     def close(self) -> None:
-        """Close the files and give the folder free."""
+        """Close the files and give the folder free; what the next start is spared by is written first."""
         with self._writing:
+            self.write_snapshots()
             self._store.close()
             self._lock_file.close()
 
@@ -240,6 +243,10 @@ class EmbeddedGallery:
             self._finish_erasing()
         return count
 
+    def write_snapshots(self) -> None:
+        """Write down what spares the next start from reading the records, where much has changed (snapshots.py)."""
+        self._snapshots.write_all(self._indexes, self._records.identity, self._records.tags_of)
+
     def _believed_now(self) -> datetime | None:
         with self._writing:
             moment = self._sweep_clock.now()
@@ -249,7 +256,7 @@ class EmbeddedGallery:
 
     def _erase_some_expired(self, now: datetime) -> int:
         """Erase a chunk and let others write in between."""
-        with self._writing:
+        with self._writing, self._snapshots.erasing():
             count = 0
             for collection, rows in self._records.erase_expired(now, SWEEP_CHUNK):
                 self._forget(collection, rows)
@@ -269,11 +276,12 @@ class EmbeddedGallery:
         return not self._database.overwrite_pending
 
     def _erase(self, collection: str, subject: str | None, face_id: str | None, actor: str) -> list[str]:
-        erased = self._records.erase(collection, subject, face_id, actor)
-        if subject is None:
-            self._indexes.pop(collection, None)
-        elif erased:
-            self._forget(collection, [row for row, _ in erased])
+        with self._snapshots.erasing():
+            erased = self._records.erase(collection, subject, face_id, actor)
+            if subject is None:
+                self._indexes.pop(collection, None)
+            elif erased:
+                self._forget(collection, [row for row, _ in erased])
         return [face for _, face in erased]
 
     def _index(self, collection: str, model: ModelInfo) -> ExactIndex:
@@ -286,11 +294,12 @@ class EmbeddedGallery:
             index.remove(rows)
 
     def _build_indexes(self) -> None:
-        for name, rows, vectors in self._records.vectors():
+        for name, rows, vectors in self._records.vectors(self._snapshots):
             index = ExactIndex(vectors.shape[1])
             if rows:
                 index.add(rows, vectors)
             self._indexes[name] = index
+        self._snapshots.keep_only([self._records.uids(name)[0] for name in self._indexes])
 
     def _same_contract(self, collection: str, contract_id: str) -> None:
         model = self._records.model_of(collection)

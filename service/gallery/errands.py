@@ -7,6 +7,7 @@ and the note goes; both deeds may be done twice.
 """
 
 import json
+from collections.abc import Callable
 
 from service.gallery.database import Database
 from service.security.ledger import Erasure, Ledger
@@ -16,13 +17,19 @@ from service.security.vault import Vault
 class Errands:
     """Notes in the records, deeds in the folder of the keys."""
 
-    def __init__(self, database: Database, vault: Vault, ledger: Ledger) -> None:
+    def __init__(
+        self, database: Database, vault: Vault, ledger: Ledger, before_erasure: Callable[[str], None] | None = None
+    ) -> None:
+        """`before_erasure` is called before something of the collection with this uid is erased for good."""
         self._database = database
         self._vault = vault
         self._ledger = ledger
+        self._before_erasure = before_erasure
 
     def note_erasure(self, erasure: Erasure) -> None:
         """To be written into the ledger; inside the transaction of the erasure."""
+        if self._before_erasure is not None:
+            self._before_erasure(erasure.collection)
         body = json.dumps([erasure.at, erasure.collection, erasure.subject, list(erasure.faces)])
         self._database.write("INSERT INTO errands (kind, body) VALUES ('ledger', ?)", (body,))
 

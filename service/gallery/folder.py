@@ -4,7 +4,7 @@ import fcntl
 import os
 import shutil
 from pathlib import Path
-from typing import TextIO
+from typing import BinaryIO, TextIO
 
 from service.errors import StorageError
 
@@ -44,10 +44,15 @@ def overwrite(path: Path) -> None:
     """Overwrite a file and remove it, if it is there."""
     if path.exists():
         with path.open("rb+") as file:
-            size = file.seek(0, os.SEEK_END)
-            file.seek(0)
-            while file.tell() < size:
-                file.write(bytes(min(_CHUNK, size - file.tell())))
-            file.flush()
-            os.fsync(file.fileno())
+            zero(file)
         path.unlink()
+
+
+def zero(file: BinaryIO) -> None:
+    """Overwrite the bytes of an open file, which may have no name any more."""
+    size = file.seek(0, os.SEEK_END)
+    file.seek(0)
+    while file.tell() < size:
+        file.write(bytes(min(_CHUNK, size - file.tell())))
+    file.flush()
+    os.fsync(file.fileno())

@@ -10,7 +10,8 @@ several faces of a person never appear one by one.
 """
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import faiss
 import numpy as np
@@ -79,11 +80,10 @@ class ExactIndex:
         best = np.lexsort((rows, -scores))[:limit]
         return list(zip(rows[best].tolist(), scores[best].tolist(), strict=True))
 
-    def parts(self) -> Iterator[tuple[Ids, Vectors]]:
-        """Copies of all row numbers (n,) and vectors (n, D), a block at a time; changes wait until it is through."""
+    def parts(self) -> list["Part"]:
+        """What it holds now, a block at a time, as long as nothing is removed; additions may go on."""
         with self._changing:
-            for block in self._blocks:
-                yield block.rows[: block.count].copy(), block.vectors[: block.count].copy()
+            return [Part(block, block.count) for block in self._blocks if block.count]
 
     def _remove(self, row: int) -> None:
         place = self._places.pop(row, None)
@@ -100,6 +100,18 @@ class ExactIndex:
         self._blocks = (*self._blocks, block)
         self._open[block] = None
         return block
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """The first `count` vectors of a block. They are copied when they are asked for, not all at once."""
+
+    _block: "_Block"
+    count: int
+
+    def copy(self) -> tuple[Ids, Vectors]:
+        """Row numbers (n,) and vectors (n, D)."""
+        return self._block.copy(self.count)
 
 
 class _Block:
@@ -139,6 +151,10 @@ class _Block:
                 column[last] = 0  # what is erased does not stay in memory
             self.count = last
             return int(self.rows[offset]) if offset != last else None
+
+    def copy(self, count: int) -> tuple[Ids, Vectors]:
+        with self._lock:
+            return self.rows[:count].copy(), self.vectors[:count].copy()
 
     def search(self, probe: Vectors, limit: int, horizon: int) -> tuple[NDArray[np.float32], Ids]:
         """Scores and row numbers of the nearest among the vectors that came up to the addition `horizon`."""

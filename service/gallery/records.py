@@ -22,9 +22,11 @@ from service.domain import (
     Vector,
 )
 from service.errors import NotFoundError, StorageError
+from service.gallery.catching_up import caught_up, tags_of
 from service.gallery.database import Database, Row
 from service.gallery.errands import Errands
 from service.gallery.first_row import FirstRow
+from service.gallery.index import Ids
 from service.gallery.sealing import (
     EMPTY,
     CollectionRow,
@@ -35,6 +37,8 @@ from service.gallery.sealing import (
     crop_context,
     vector_context,
 )
+from service.gallery.snapshot_file import Tags
+from service.gallery.snapshots import Snapshots
 from service.gallery.trail import Trail
 from service.security.ledger import Erasure
 from service.security.vault import Cipher, Vault
@@ -222,19 +226,26 @@ class Records:
             cipher = self._vault.cipher(row.uid)
             return {face_id: cipher.open(crop, crop_context(face_id)) for face_id, crop in rows}
 
-    def vectors(self) -> Iterator[tuple[str, list[int], Vectors]]:
+    def vectors(self, snapshots: Snapshots | None = None) -> Iterator[tuple[str, list[int], Vectors]]:
         """Per collection: name, row numbers (N) and vectors (N, D), to build the index from. All rows are checked.
+
+        What a snapshot holds is taken from it. Then of most rows only the tag is looked at here, and the rest of the
+        row when it is answered with.
 
         Raises:
             StorageError: a row was changed, is missing, or is of another contract than its collection.
         """
         with self._database.holding():
-            yield from self._vectors()
+            yield from self._vectors(snapshots)
 
-    def _vectors(self) -> Iterator[tuple[str, list[int], Vectors]]:
+    def _vectors(self, snapshots: Snapshots | None) -> Iterator[tuple[str, list[int], Vectors]]:
         self._check_store()
         for collection in self.collections():
             row = self._look_up(collection.name)
+            known = caught_up(self._database, row, snapshots, self._vectors_at) if snapshots else None
+            if known is not None:
+                yield row.name, *known
+                continue
             cipher = self._vault.cipher(row.uid)
             people, tally = self._checked_people(row, cipher)
             numbers: list[int] = []
@@ -248,6 +259,24 @@ class Records:
             if tally != row.tally:
                 raise StorageError(f"the gallery is damaged: people or faces of collection {row.name} are missing")
             yield row.name, numbers, np.concatenate(parts)
+
+    def identity(self, name: str) -> tuple[str, ModelInfo]:
+        """uid and model of a collection.
+
+        Raises:
+            NotFoundError: there is none of that name.
+        """
+        with self._database.holding():
+            row = self._look_up(name)
+        return row.uid, row.model
+
+    def tags_of(self, rows: Ids) -> Tags:
+        """The tags of faces (N, MAC_BYTES), in the order of their row numbers (N,).
+
+        Raises:
+            StorageError: one is not there.
+        """
+        return tags_of(self._database, rows)
 
     def names_of(self, rows: Sequence[int]) -> dict[int, Named]:
         """Whose face it is, of those of the rows that still exist."""
@@ -513,6 +542,19 @@ class Records:
                 return
             yield rows
             last = rows[-1][0]
+
+    def _vectors_at(self, collection: CollectionRow, numbers: Ids) -> Vectors:
+        """Vectors of faces by row number, ascending."""
+        cipher = self._vault.cipher(collection.uid)
+        parts = [np.empty((0, collection.model.dimension), np.float32)]
+        for start in range(0, len(numbers), _CHUNK):
+            rows = self._database.read(
+                f"SELECT {_FACE}, f.vector, s.uid FROM faces f JOIN subjects s ON s.id = f.subject"  # noqa: S608
+                " WHERE f.id IN (SELECT value FROM json_each(?)) ORDER BY f.id",
+                (json.dumps(numbers[start : start + _CHUNK].tolist()),),
+            )
+            parts.append(np.stack([_face_and_vector(each, each[9], collection, cipher)[1] for each in rows]))
+        return np.concatenate(parts)
 
     def _erase_collection(self, row: CollectionRow) -> tuple[list[tuple[int, str]], None]:
         erased = self._database.read(

@@ -43,7 +43,12 @@ def utc_now() -> datetime:
 
 
 def open_store(
-    folder: Path, keys: KeyFolder, now: Callable[[], datetime] = utc_now, file: str = FILE, newest: bool = True
+    folder: Path,
+    keys: KeyFolder,
+    now: Callable[[], datetime] = utc_now,
+    file: str = FILE,
+    newest: bool = True,
+    before_erasure: Callable[[str], None] | None = None,
 ) -> Store:
     """Open the file of a data folder, or begin one.
 
@@ -53,6 +58,7 @@ def open_store(
         now: the time.
         file: its name.
         newest: refuse a file that is not the newest one, an empty one too; what puts another in its place does not.
+        before_erasure: called with the uid of a collection before something of it is erased for good.
 
     Raises:
         StorageError: it is damaged, of a later version, not of these keys, or not the newest.
@@ -62,7 +68,7 @@ def open_store(
         trail = Trail(database, keys.vault.audit_key, keys.anchor)
         if newest:
             trail.check_anchor()
-        errands = Errands(database, keys.vault, keys.ledger)
+        errands = Errands(database, keys.vault, keys.ledger, before_erasure)
         records = prepare(database, keys.vault, trail, errands)
         table = SqliteKeyTable(database, keys, trail, errands)
         first = FirstRow(database, keys.vault)

@@ -27,6 +27,7 @@ from service.security.master import KEY_BYTES, write_new
 
 _NONCE = 12
 MAC_BYTES = 16
+SEALING_BYTES = _NONCE + 16  # what is sealed is longer by so much: a nonce, and the tag of GCM
 _FORMAT = 1
 
 

@@ -61,7 +61,7 @@ def test_any_order_of_additions_removals_and_searches_equals_the_reference(
             _assert_nearest(index.search(vectors[0], value), reference, vectors[0], value)
         assert len(index) == len(reference)
         assert index.rows() == set(reference)
-    kept = {int(row): vector for rows, vectors in index.parts() for row, vector in zip(rows, vectors, strict=True)}
+    kept = {int(row): vector for part in index.parts() for row, vector in zip(*part.copy(), strict=True)}
     assert kept.keys() == reference.keys()
     assert all(np.array_equal(kept[row], vector) for row, vector in reference.items())
 

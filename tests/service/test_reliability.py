@@ -28,6 +28,7 @@ from live_server import LiveServer, live_server
 from photos import ROOT, astronaut, encode
 
 from models.errors import FaceError
+from service.gallery import snapshots
 from service.gallery.backup import back_up
 
 TORTURE = float(os.environ.get("TORTURE", "0"))
@@ -245,7 +246,9 @@ from pathlib import Path
 from enrolment import MODEL, SETTINGS, new_face, units
 from galleries import open_gallery
 from models.errors import FaceError
+from service.gallery import snapshots
 
+snapshots.FROM_FACES, snapshots.SHARE = 1, 0  # small galleries have one too, written at every turn
 told = []
 try:
     gallery = open_gallery(Path(sys.argv[1]))
@@ -261,6 +264,7 @@ try:
             except FaceError:
                 pass
         gallery.search("lab", MODEL.contract_id, units(1, 1)[0], 3)  # goes on whatever the disk does
+        gallery.write_snapshots()
 except FaceError:
     pass  # it did not even open
 print(json.dumps(told))
@@ -272,13 +276,15 @@ print(json.dumps(told))
     ("call", "step"), [("fsync,fdatasync", 5), ("write,pwrite64", 61), ("rename,unlink", 1), ("ftruncate", 2)]
 )
 def test_whichever_call_to_the_disk_fails_nothing_is_acknowledged_that_is_not_there(
-    tmp_path: Path, call: str, step: int
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str, step: int
 ) -> None:
+    monkeypatch.setattr(snapshots, "FROM_FACES", 1)
     pristine = tmp_path / "pristine"
     with closing(open_gallery(pristine / "data")) as gallery:
         gallery.put_collection("lab", SETTINGS, MODEL)
         for number in range(4):
             gallery.enrol("lab", MODEL.contract_id, f"old {number}", [new_face(units(100 + number, 1)[0])])
+    snapshot = next((pristine / "data" / snapshots.FOLDER).iterdir()).relative_to(pristine)
 
     nth, failed = 1, 0
     while True:
@@ -290,6 +296,7 @@ def test_whichever_call_to_the_disk_fails_nothing_is_acknowledged_that_is_not_th
         paths = [str(path) for path in copy.rglob("*")] + [str(copy / "data"), str(copy / "data.keys")]
         paths += [f"{copy}/data/gallery.sqlite3{suffix}" for suffix in ("", "-wal", "-shm", "-journal")]
         paths += [f"{copy}/data.keys/{name}" for name in ("erasures.jsonl", "anchor", "keyring.json.tmp")]
+        paths.append(f"{copy}/{snapshot}.tmp")
         only = [word for path in sorted(set(paths)) for word in ("-P", path)]
         log = tmp_path / "strace.log"
         inject = f"inject={call}:error={error}:when={nth}"
@@ -306,6 +313,11 @@ def test_whichever_call_to_the_disk_fails_nothing_is_acknowledged_that_is_not_th
             there = {each.name for each in gallery.subjects("lab", "", 100).subjects}
             for what, name in told:
                 assert (name in there) == (what == "enrolled"), (nth, error, told)
+            for name in [f"{age} {number}" for age in ("old", "new") for number in range(4)]:
+                seed = int(name[-1]) + (100 if name.startswith("old") else 0)
+                (best,), size = gallery.search("lab", MODEL.contract_id, units(seed, 1)[0], 1)
+                assert (best.subject == name and best.similarity > 0.99) == (name in there), (nth, error, told)
+                assert size == len(there)
             gallery.audit.verify()
         nth += 1 if TORTURE else step
     print(f"{call}: {failed} faults")
