@@ -15,7 +15,7 @@ remove_other_runtimes = rm -f $(VENV)/.serve-* $(VENV)/.train && \
 
 take_torch = $(BIN)/pip install --quiet --retries 1 --no-deps $(addprefix --extra-index-url ,$(TORCH_INDEX)) "$(TORCH)"
 
-.PHONY: serve train test test-all torture check format proto bench bench-training bench-gallery bench-startup bench-losses clean
+.PHONY: serve train test test-all torture check format proto bench bench-training bench-gallery bench-startup bench-attack bench-losses clean
 
 serve: $(VENV)/.serve-$(RUNTIME)
 	$(BIN)/facesphere serve --data-dir $(DATA) $(ARGS)
@@ -31,8 +31,9 @@ test-all: $(VENV)/.dev
 
 # Hours: kills, faults, damage, with the counts of docs/reliability.md. TORTURE=0.1 for a tenth of them.
 TORTURE ?= 1
+TORTURED := $(addprefix tests/service/test_,reliability.py snapshots.py many_clients.py searching_while_erasing.py openapi_fuzzing.py)
 torture: $(VENV)/.dev
-	TORTURE=$(TORTURE) $(BIN)/pytest tests/service/test_reliability.py -s -m "slow or not slow" $(ARGS)
+	TORTURE=$(TORTURE) $(BIN)/pytest $(TORTURED) -s -m "slow or not slow" $(ARGS)
 
 check: $(VENV)/.dev
 	$(BIN)/ruff check .
@@ -59,6 +60,9 @@ bench-gallery: $(VENV)/.dev
 
 bench-startup: $(VENV)/.dev
 	$(BIN)/python benchmarks/startup.py $(ARGS)
+
+bench-attack: $(VENV)/.dev
+	$(BIN)/python benchmarks/attack.py $(ARGS)
 
 bench-losses: $(VENV)/.dev
 	$(BIN)/python benchmarks/losses.py $(ARGS)
