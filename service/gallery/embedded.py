@@ -256,11 +256,13 @@ class EmbeddedGallery:
 
     def _erase_some_expired(self, now: datetime) -> int:
         """Erase a chunk and let others write in between."""
-        with self._writing, self._snapshots.erasing():
-            count = 0
-            for collection, rows in self._records.erase_expired(now, SWEEP_CHUNK):
-                self._forget(collection, rows)
-                count += len(rows)
+        count = 0
+        with self._writing:
+            if self._records.expired(now, 1):  # a sweep that erases nobody is no reason to give a snapshot up
+                with self._snapshots.erasing():
+                    for collection, rows in self._records.erase_expired(now, SWEEP_CHUNK):
+                        self._forget(collection, rows)
+                        count += len(rows)
         return count
 
     def _finish_erasing(self) -> bool:

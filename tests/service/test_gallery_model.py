@@ -15,6 +15,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from service.domain import CollectionSettings
 from service.errors import NotFoundError
+from service.gallery import snapshots
 from service.gallery.embedded import EmbeddedGallery
 
 COLLECTIONS = st.sampled_from(["lab", "gate"])
@@ -32,12 +33,14 @@ class GalleryModel(RuleBasedStateMachine):
 
     @initialize()
     def begin(self) -> None:
+        self.threshold, snapshots.FROM_FACES = snapshots.FROM_FACES, 1
         self.path = Path(self.folder.name) / "data"
         self.gallery = open_gallery(self.path)
 
     def teardown(self) -> None:
         if hasattr(self, "gallery"):
             self.gallery.close()
+            snapshots.FROM_FACES = self.threshold
         self.folder.cleanup()
 
     @rule(name=COLLECTIONS, purpose=st.sampled_from(["door", "till"]))
@@ -94,6 +97,10 @@ class GalleryModel(RuleBasedStateMachine):
             for match in found:
                 assert match.similarity == pytest.approx(best[match.subject], abs=1e-5)
                 assert match.face_id in people[match.subject]
+
+    @rule()
+    def write_snapshots(self) -> None:
+        self.gallery.write_snapshots()
 
     @rule()
     def restart(self) -> None:

@@ -19,10 +19,11 @@ import numpy as np
 import pytest
 from enrolment import MODEL, SETTINGS, near, new_faces, units
 from galleries import keys_of, open_gallery
-from live_server import wait_until
+from live_server import live_server, wait_until
 from photos import ROOT
 
 from models.errors import FaceError
+from models.registry import Registry
 from service.domain import ModelInfo
 from service.errors import StorageError
 from service.gallery import snapshots
@@ -30,6 +31,7 @@ from service.gallery.backup import accept, back_up, restore
 from service.gallery.embedded import EmbeddedGallery
 from service.gallery.records import Records
 from service.gallery.snapshots import FOLDER
+from service.gallery.store import open_store
 
 TORTURE = float(os.environ.get("TORTURE", "0"))
 PEOPLE = 12
@@ -559,6 +561,35 @@ def test_a_damaged_snapshot_never_changes_an_answer(tmp_path: Path, how: str, ca
             assert caplog.text.count("is not used") == 1, place
             assert _found(gallery) == _names()
     print(f"{how}: {count} of a snapshot, every one noticed")
+
+
+def test_a_server_writes_one_beside_its_work_uses_it_after_a_kill_and_removes_it_for_an_erasure(
+    tmp_path: Path, models_dir: Path, registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.undo()  # the server's own threshold
+    folder, count = tmp_path / "data", snapshots.FROM_FACES + 10
+    folder.mkdir()
+    vectors = units(1, count, 128)
+    model = ModelInfo("any", registry.resolve("embedder").manifest.contract_id, 128)
+    with closing(open_store(folder, keys_of(folder))) as store, store.trail.change():
+        now = store.database.now()
+        store.records.adopt_collection("lab", SETTINGS, model, now)
+        for number, face in enumerate(new_faces(vectors)):
+            store.records.adopt_subject("lab", f"person {number}", now, [(f"{number:032x}", now, face)])
+
+    with live_server(folder, models_dir=str(models_dir)) as server:
+        wait_until(lambda: list((folder / FOLDER).glob("*.snapshot")))
+        server.process.kill()
+        server.process.wait()
+    with live_server(folder, models_dir=str(models_dir)) as server:
+        for number in (0, count // 2, count - 1):
+            body = {"embedding": vectors[number].tolist(), "threshold": 0.9}
+            found = server.client.post("/collections/lab/identify", json=body).json()
+            assert (found["candidates"][0]["subject"], found["gallery_size"]) == (f"person {number}", count)
+        assert "is not used" not in "".join(server.log)
+        assert server.client.delete("/collections/lab/subjects/person 7").status_code == 200
+        assert list((folder / FOLDER).iterdir()) == []
+    assert len(list((folder / FOLDER).iterdir())) == 1  # written when it was told to stop
 
 
 def test_other_models_of_other_sizes_lie_side_by_side(tmp_path: Path, opened: list[int]) -> None:
