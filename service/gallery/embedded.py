@@ -31,8 +31,8 @@ from service.domain import (
 from service.errors import ContractMismatchError, StorageError
 from service.gallery.folder import lock, remove_scratch
 from service.gallery.index import ExactIndex
-from service.gallery.records import SYSTEM
 from service.gallery.retention import SweepClock
+from service.gallery.rows import SYSTEM
 from service.gallery.snapshots import Snapshots
 from service.gallery.store import open_store, utc_now
 from service.security.keyfolder import KeyFolder
