@@ -13,7 +13,6 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from dataclasses import dataclass
 
 import cv2
-import faiss
 import numpy as np
 import uvicorn
 from fastapi import FastAPI
@@ -84,7 +83,6 @@ def build_inference(settings: Settings, registry: Registry) -> Inference:
     """Load both networks, warm them, and start their threads."""
     # Work runs on our own threads, one a core; libraries that start more on top of them only get in each other's way.
     cv2.setNumThreads(1)
-    faiss.omp_set_num_threads(1)
     detector_bundle = registry.resolve("detector", settings.detector)
     embedder_bundle = registry.resolve("embedder", settings.model)
     if embedder_bundle.manifest.calibration is not None:

@@ -72,6 +72,8 @@ class ExactIndex:
 
     def search(self, vector: Vector, limit: int) -> list[tuple[int, float]]:
         """Row number and cosine of the `limit` nearest, best first."""
+        # OpenMP keeps this number for each thread: what the main thread is told does not hold for those of a pool.
+        faiss.omp_set_num_threads(1)
         horizon, probe = self._additions, np.ascontiguousarray(vector, np.float32)[None]
         found = [block.search(probe, limit, horizon) for block in self._blocks]
         if not found:

@@ -3,6 +3,7 @@
 import threading
 from typing import Any
 
+import faiss
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -203,3 +204,19 @@ def test_blocks_that_were_emptied_are_given_back() -> None:
 
     assert len(index._blocks) == 1
     assert {row for row, _ in index.search(_units(6, 1, 4)[0], 50)} == set(range(5))
+
+
+def test_a_search_stays_on_the_thread_that_it_is_called_from() -> None:
+    index, threads = ExactIndex(8), []
+    index.add([1], _units(1, 1, 8))
+
+    def search() -> None:
+        faiss.omp_set_num_threads(2)  # as a thread begins, where there are two cores
+        index.search(_units(2, 1, 8)[0], 1)
+        threads.append(faiss.omp_get_max_threads())
+
+    thread = threading.Thread(target=search)
+    thread.start()
+    thread.join()
+
+    assert threads == [1]
