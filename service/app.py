@@ -28,6 +28,7 @@ from service.admin import Admin
 from service.domain import Vector
 from service.errors import InvalidRequestError, StorageError
 from service.faces import Faces, embed_function
+from service.gallery.contract import Gallery
 from service.gallery.embedded import EmbeddedGallery
 from service.grpc_api.server import GrpcOptions, GrpcParts, GrpcServer
 from service.inference.batcher import Batcher, BatcherOptions
@@ -138,7 +139,7 @@ def serve(settings: Settings) -> None:
         gallery.close()
 
 
-def _access(settings: Settings, gallery: EmbeddedGallery, keys: KeyFolder) -> Access:
+def _access(settings: Settings, gallery: Gallery, keys: KeyFolder) -> Access:
     """Who may call; without any key, nobody but this machine."""
     access = Access(settings.api_key.get_secret_value() if settings.api_key else None, gallery.keys, keys.vault.pepper)
     if not access.required and not is_loopback(settings.host):
@@ -167,7 +168,7 @@ class _Server(uvicorn.Server):
         self,
         settings: Settings,
         registry: Registry,
-        gallery: EmbeddedGallery,
+        gallery: Gallery,
         keys: KeyFolder,
         access: Access,
         inference: Inference,
@@ -253,7 +254,7 @@ class _Server(uvicorn.Server):
                 count = await self._people.erase_expired()
                 if count:
                     log.info("erased %d faces past their retention", count)
-                await self._gallery_pool.run(self._gallery.audit.seal_if_long)
+                await self._gallery_pool.run(self._gallery.tidy)
             except FaceError as error:
                 log.error("retention sweep: %s", error.message)
             except Exception:  # whatever it is, the next sweep is tried

@@ -9,7 +9,6 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -29,33 +28,15 @@ from service.domain import (
     Vector,
 )
 from service.errors import ContractMismatchError, StorageError
+from service.gallery.contract import SYSTEM, Erased, Match
 from service.gallery.folder import lock, remove_scratch
 from service.gallery.index import ExactIndex
-from service.gallery.records import SYSTEM
 from service.gallery.retention import SweepClock
 from service.gallery.store import open_store, utc_now
 from service.security.keyfolder import KeyFolder
 
 log = logging.getLogger("facesphere.gallery")
 SWEEP_CHUNK = 1000  # faces erased while others wait
-
-
-@dataclass(frozen=True, slots=True)
-class Erased:
-    """What was erased. Unless `overwritten`, its bytes may be in the files until a later erasure or sweep."""
-
-    face_ids: list[str]
-    overwritten: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Match:
-    """The best face of an enrolled person for a probe."""
-
-    subject: str
-    face_id: str
-    similarity: float
-    subject_uid: str
 
 
 class EmbeddedGallery:
@@ -239,6 +220,10 @@ class EmbeddedGallery:
         with self._writing:
             self._finish_erasing()
         return count
+
+    def tidy(self) -> None:
+        """Archive the older part of a long audit log."""
+        self.audit.seal_if_long()
 
     def _believed_now(self) -> datetime | None:
         with self._writing:

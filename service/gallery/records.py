@@ -22,6 +22,7 @@ from service.domain import (
     Vector,
 )
 from service.errors import NotFoundError, StorageError
+from service.gallery.contract import SYSTEM
 from service.gallery.database import Database, Row
 from service.gallery.errands import Errands
 from service.gallery.first_row import FirstRow
@@ -39,7 +40,6 @@ from service.gallery.trail import Trail
 from service.security.ledger import Erasure
 from service.security.vault import Cipher, Vault
 
-SYSTEM = "system"  # who does what nobody asked for, such as the retention sweep
 _CHUNK = 4096
 _COLLECTION = (
     "id, uid, name, purpose, retention_days, store_crops, require_consent, target_fmr, model_id, contract_id,"

@@ -23,7 +23,8 @@ from models.preprocess import l2_normalize
 from service.domain import CollectionSettings, ModelInfo
 from service.errors import ContractMismatchError, NotFoundError, StorageError, StorageFullError
 from service.gallery import embedded
-from service.gallery.embedded import EmbeddedGallery, Erased
+from service.gallery.contract import Erased
+from service.gallery.embedded import EmbeddedGallery
 
 CONTRACT = MODEL.contract_id
 
