@@ -30,6 +30,7 @@ from service.errors import InvalidRequestError, StorageError
 from service.faces import Faces, embed_function
 from service.gallery.contract import Gallery
 from service.gallery.embedded import EmbeddedGallery
+from service.gallery.engine import postgres_gallery
 from service.grpc_api.server import GrpcOptions, GrpcParts, GrpcServer
 from service.inference.batcher import Batcher, BatcherOptions
 from service.inference.detector import Detector
@@ -125,7 +126,7 @@ def serve(settings: Settings) -> None:
         settings.tls.check()
     keys = open_keys(settings.key_folder, settings.master_key_source)
     _adopt_signing_key(settings, keys)
-    gallery = EmbeddedGallery(settings.data_dir, keys)
+    gallery = _open_gallery(settings, keys)
     try:
         access = _access(settings, gallery, keys)
         http_socket = listen(settings.host, settings.port)
@@ -137,6 +138,13 @@ def serve(settings: Settings) -> None:
             asyncio.run(server.run())
     finally:
         gallery.close()
+
+
+def _open_gallery(settings: Settings, keys: KeyFolder) -> Gallery:
+    if settings.gallery_urls is None:
+        return EmbeddedGallery(settings.data_dir, keys)
+    url, replica_url = settings.gallery_urls
+    return postgres_gallery(url, keys, replica_url)
 
 
 def _access(settings: Settings, gallery: Gallery, keys: KeyFolder) -> Access:

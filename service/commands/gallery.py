@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from service.commands.common import data_dir, keys_dir, opened_store, progress, settings_and_keys
+from service.commands.common import data_dir, embedded_only, keys_dir, opened_gallery, progress, settings_and_keys
 from service.gallery.backup import accept, back_up
 from service.gallery.backup import restore as put_back
 from service.gallery.folder import lock
@@ -23,11 +23,11 @@ def gallery() -> None:
 @keys_dir
 def check(**flags: Any) -> None:
     """Read everything and check it: each row, each vector, each entry of the log. A server may be running."""
-    with opened_store(flags) as store:
+    with opened_gallery(flags) as store:
         faces = 0
-        for name, rows, _ in store.records.vectors():
-            click.echo(f"{name}: {len(rows)} faces")
-            faces += len(rows)
+        for name, count in store.records.check():
+            click.echo(f"{name}: {count} faces")
+            faces += count
         proof = store.audit.verify()
     click.echo(f"whole: {faces} faces, audit log up to entry {proof.last}")
 
@@ -40,6 +40,7 @@ def accept_loss(**flags: Any) -> None:
 
     What was lost is lost; the audit log says that this was done. The server must be stopped.
     """
+    embedded_only(flags, "put the database itself back to a point in time")
     settings, keys = settings_and_keys(flags)
     with contextlib.closing(lock(settings.data_dir)):
         again = accept(settings.data_dir, keys)
@@ -54,6 +55,7 @@ def backup(file: Path, data_dir: Path | None) -> None:
 
     It holds no keys. Back the folder of the keys up as well, somewhere else: without it nobody can read the faces.
     """
+    embedded_only({"data_dir": data_dir}, "back the database up, with pg_basebackup and its write-ahead log")
     settings = read_settings(data_dir=data_dir)
     size = back_up(settings.data_dir, file, progress("backup"))
     click.echo(f"{file}: {size:,} bytes; the keys in {settings.key_folder} are not in it", err=True)
@@ -66,6 +68,7 @@ def backup(file: Path, data_dir: Path | None) -> None:
 @keys_dir
 def restore(file: Path, replace: bool, **flags: Any) -> None:
     """Put a backup back and check all of it; who was erased since is erased from it again. Stop the server first."""
+    embedded_only(flags, "put the database itself back, with pg_basebackup and its write-ahead log")
     settings, keys = settings_and_keys(flags)
     done = put_back(file, settings.data_dir, keys, replace, progress("restore"))
     again = f", {done.erasures} erasures since were applied again" if done.erasures else ""

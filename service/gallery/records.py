@@ -222,6 +222,14 @@ class Records:
             cipher = self._vault.cipher(row.uid)
             return {face_id: cipher.open(crop, crop_context(face_id)) for face_id, crop in rows}
 
+    def check(self) -> Iterator[tuple[str, int]]:
+        """Read and check every row: each collection's name and number of faces.
+
+        Raises:
+            StorageError: a row was changed, is missing, or is of another contract than its collection.
+        """
+        return ((name, len(rows)) for name, rows, _ in self.vectors())
+
     def vectors(self) -> Iterator[tuple[str, list[int], Vectors]]:
         """Per collection: name, row numbers (N) and vectors (N, D), to build the index from. All rows are checked.
 

