@@ -52,25 +52,25 @@ class Postgres:
     """A database of its own on a cluster."""
 
     def __init__(self, folder: Path, cluster: Cluster) -> None:
-        self._folder = folder / "data"
+        self._master = keys_of(folder / "data").vault.master
         self._cluster = cluster
-        self._database = cluster.new_database()
-        self.url = cluster.url(self._database)
+        self.database = cluster.new_database()
+        self.url = cluster.url(self.database)
 
     def open(
         self, now: Callable[[], datetime] = utc_now, monotonic: Callable[[], float] = time.monotonic
     ) -> PostgresGallery:
         """Open it, or begin it; opened twice, it is two servers on one database."""
-        return PostgresGallery(self.url, keys_of(self._folder).vault.master, None, now, monotonic)
+        return PostgresGallery(self.url, self._master, None, now, monotonic)
 
     def crash(self, gallery: Gallery) -> Gallery:
         """Every connection is cut by the server; the gallery finds others."""
         self.execute(
-            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database()"
+            "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE datname = current_database()"
             " AND pid <> pg_backend_pid()"
         )
         return gallery
 
     def execute(self, statement: str) -> list[tuple[object, ...]]:
         """Run a statement as the superuser."""
-        return self._cluster.execute(f"SET search_path TO facesphere, public; {statement}", self._database)
+        return self._cluster.execute(statement, self.database)

@@ -77,19 +77,17 @@ class Cluster:
     def kill(self) -> None:
         """SIGKILL for every process of it, as if the machine had gone."""
         assert self._process is not None
-        victims = [self._process.pid, *_children(self._process.pid)]
-        for pid in victims:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+        self._signal(signal.SIGKILL)
         self._process.wait(60)
         self._process = None
 
-    def freeze(self, number: int = signal.SIGSTOP) -> None:
-        """Stop every process of it (with SIGCONT, let them go on): sockets stay open, and nobody answers."""
-        assert self._process is not None
-        for pid in [self._process.pid, *_children(self._process.pid)]:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, number)
+    def freeze(self) -> None:
+        """Stop every process of it in its tracks: sockets stay open, and nobody answers."""
+        self._signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """Let them go on."""
+        self._signal(signal.SIGCONT)
 
     def promote(self) -> None:
         """Make a standby a primary and wait until it takes writes."""
@@ -98,6 +96,7 @@ class Cluster:
     def execute(self, statement: str, database: str = "postgres") -> list[tuple[object, ...]]:
         """Run a statement as the superuser."""
         with psycopg.connect(self.url(database), autocommit=True, connect_timeout=5) as connection:
+            connection.execute("SET search_path TO facesphere, public")
             cursor = connection.execute(statement)
             return cursor.fetchall() if cursor.description else []
 
@@ -110,6 +109,12 @@ class Cluster:
     def url(self, database: str) -> str:
         """Where a database is reached."""
         return f"postgresql://postgres@127.0.0.1:{self.port}/{database}"
+
+    def _signal(self, number: int) -> None:
+        assert self._process is not None
+        for pid in (self._process.pid, *_children(self._process.pid)):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, number)
 
     def _run(self, program: str, *arguments: str) -> None:
         command = [str(_installed(self._home) / "bin" / program), *arguments]

@@ -58,7 +58,9 @@ class Indexes:
             return []
         with contextlib.closing(self._connections.open()) as connection:
             connection.patience_s = _LONGEST_BUILD_S
-            connection.execute("SET statement_timeout = 0")
+            connection.execute(
+                "SET statement_timeout = 0; SET lock_timeout = 0"
+            )  # it waits for who sees an older state
             self._busy = connection
             try:
                 return [row.name for row in due if not self._stopped and self._build(connection, row)]
