@@ -42,7 +42,7 @@ def face_photo() -> bytes:
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[Cluster]:
     """A PostgreSQL for all tests; each makes databases of its own."""
-    with running() as started:
+    with running(fsync="off") as started:
         yield started
 
 

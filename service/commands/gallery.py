@@ -1,4 +1,4 @@
-"""facesphere gallery check | accept-loss, facesphere backup, facesphere restore."""
+"""facesphere gallery check | accept-loss | migrate, facesphere backup, facesphere restore."""
 
 import contextlib
 from pathlib import Path
@@ -6,9 +6,19 @@ from typing import Any
 
 import click
 
-from service.commands.common import data_dir, embedded_only, keys_dir, opened_gallery, progress, settings_and_keys
+from service.commands.common import (
+    data_dir,
+    embedded_only,
+    keys_dir,
+    opened_gallery,
+    opened_store,
+    progress,
+    settings_and_keys,
+)
+from service.errors import InvalidRequestError
 from service.gallery.backup import accept, back_up
 from service.gallery.backup import restore as put_back
+from service.gallery.engine import copy_to_postgres
 from service.gallery.folder import lock
 from service.settings import read_settings
 
@@ -45,6 +55,28 @@ def accept_loss(**flags: Any) -> None:
     with contextlib.closing(lock(settings.data_dir)):
         again = accept(settings.data_dir, keys)
     click.echo(f"taken as it is{f'; {again} erasures since were applied again' if again else ''}", err=True)
+
+
+@gallery.command(epilog="Example: facesphere gallery migrate --to postgresql://facesphere@db.example/faces")
+@click.option(
+    "--to", "url", help="Of the database; FACESPHERE_GALLERY_URL if left out, which keeps a password from view."
+)
+@data_dir
+@keys_dir
+def migrate(url: str | None, **flags: Any) -> None:
+    """Copy a gallery out of files into PostgreSQL, and compare both. Stop the server first.
+
+    It may be stopped at any moment and run again: it goes on where it was. The files stay as they are.
+    """
+    settings = read_settings(**flags, gallery_url=url)
+    if settings.gallery_urls is None:
+        raise InvalidRequestError("say where to: --to postgresql://...")
+    with contextlib.closing(lock(settings.data_dir)), opened_store(flags) as source:
+        _, keys = settings_and_keys(flags)
+        copied = copy_to_postgres(source, settings.gallery_urls[0], keys, progress("migrate"))
+    for name, each in copied.items():
+        click.echo(f"{name}: {each.subjects} people, {each.faces} faces, digest {each.digest} on both sides")
+    click.echo("done: start servers with FACESPHERE_GALLERY_URL, and remove the files when you trust them", err=True)
 
 
 @click.command(epilog="Example: facesphere backup /backups/faces-2026-11-26.tar")

@@ -146,7 +146,7 @@ def running(name: str = "primary", **settings: str) -> Iterator[Cluster]:
         try:
             yield cluster
         finally:
-            cluster.stop()
+            cluster.stop(signal.SIGQUIT)
 
 
 def _installed(home: Path) -> Path:

@@ -58,10 +58,16 @@ class Changes:
         return row is None
 
     def add_collection(
-        self, name: str, settings: CollectionSettings, model: ModelInfo, created_at: str, actor: str
+        self,
+        name: str,
+        settings: CollectionSettings,
+        model: ModelInfo,
+        created_at: str,
+        actor: str,
+        uid: str | None = None,
     ) -> CollectionRow:
         """A new collection with a key and a partition of its own; inside a transaction."""
-        uid, (number,) = uuid.uuid4().hex, self._numbers(1)
+        uid, (number,) = uid or uuid.uuid4().hex, self._numbers(1)
         self._keyring.create(uid)
         row = CollectionRow(number, uid, name, settings, model, created_at, Tally().packed)
         make_partition(self._database, number)
@@ -94,14 +100,14 @@ class Changes:
         return [stored(face) for face in rows]
 
     def add_faces(
-        self, row: CollectionRow, subject: str, created_at: str, faces: Sequence[DatedFace]
+        self, row: CollectionRow, subject: str, created_at: str, faces: Sequence[DatedFace], uid: str | None = None
     ) -> tuple[SubjectRow, list[FaceRow], Tally]:
         """The same inside a transaction that holds the collection, without its entry and tally."""
         cipher, new = self._keyring.cipher(row.uid), []
         person = self._records.find_subject(row, subject)
         numbers = self._numbers(len(faces) + 1)
         if person is None:
-            person = SubjectRow(numbers[0], uuid.uuid4().hex, row.uid, subject, created_at)
+            person = SubjectRow(numbers[0], uid or uuid.uuid4().hex, row.uid, subject, created_at)
             new.append(person.mac(cipher))
             self._database.write(
                 "INSERT INTO subjects (id, uid, collection, name, created_at, mac) VALUES (%s, %s, %s, %s, %s, %s)",

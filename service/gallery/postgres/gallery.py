@@ -18,6 +18,7 @@ from service.domain import (
     SubjectExport,
     Vector,
 )
+from service.errors import StorageError
 from service.gallery.contract import SYSTEM, Erased, Match
 from service.gallery.postgres.changes import Changes
 from service.gallery.postgres.connections import Connections
@@ -60,18 +61,25 @@ class PostgresStore:
         self.connections.close()
 
 
-def open_store(url: str, master: MasterKey, now: Callable[[], datetime] = utc_now) -> PostgresStore:
-    """Open the gallery of a database, whose tables are made at first use.
+def open_store(
+    url: str, master: MasterKey, now: Callable[[], datetime] = utc_now, unfinished: bool = False
+) -> PostgresStore:
+    """Open the gallery of a database, whose tables are made at first use; `unfinished`: or one that is being copied.
 
     Raises:
         InvalidRequestError: `url` is none.
         GalleryUnavailableError: it cannot be reached.
-        StorageError: it lacks something, or was begun with another master key.
+        StorageError: it lacks something, was begun with another master key, or is not all there yet.
     """
     connections = Connections(url, "read-write")
     try:
         database = Database(connections, now)
         prepare(database, master)
+        if not unfinished and database.one("SELECT migrating FROM store") != (None,):
+            raise StorageError(
+                "a gallery is being copied into this database, and not all of it is there: finish it with: "
+                "facesphere gallery migrate"
+            )
         keyring = Keyring(database, master)
         records = Records(database, keyring)
         trail = PostgresTrail(database, master.audit_key)

@@ -14,9 +14,10 @@ from service.security.vault import MasterKey
 
 _SETTING_UP = 7_203_911_001  # advisory lock: one server makes the tables
 _OLDEST_PGVECTOR = (0, 8)  # iterative scans
-# uid, mac, tally: as in the embedded gallery (service/gallery/schema.py); the tally here counts people and faces, too.
-# changed_seq, changed_mac: the entry of the log that tells of the newest change, by which a replica is asked whether
-# it has come so far. COLLATE "C": names are ordered by their bytes, dates as text.
+# migrating: uid of the embedded gallery that is being copied here (migrate.py). uid, mac, tally: as in the embedded
+# gallery (service/gallery/schema.py); the tally here counts people and faces, too. changed_seq, changed_mac: the entry
+# of the log that tells of the newest change, by which a replica is asked whether it has come so far. COLLATE "C": names
+# are ordered by their bytes, dates as text.
 _FIRST = """
 CREATE SEQUENCE numbers;
 CREATE TABLE store (
@@ -25,6 +26,7 @@ CREATE TABLE store (
     uid text NOT NULL,
     created_at text NOT NULL,
     key_check bytea NOT NULL,
+    migrating text,
     sweep_clock text
 );
 CREATE TABLE keyring (uid text PRIMARY KEY, wrapped bytea NOT NULL);
