@@ -84,6 +84,8 @@ def _uid(gallery: PostgresGallery, collection: str, subject: str) -> str:
 def test_a_gallery_is_copied_with_its_keys_and_is_the_same(tmp_path: Path, cluster: Cluster) -> None:
     folder, url = tmp_path / "data", cluster.url(cluster.new_database())
     _fill(folder, 30)
+    with closing(sqlite3.connect(folder / "gallery.sqlite3")) as files:
+        newest = files.execute("SELECT seq, mac FROM audit ORDER BY seq DESC LIMIT 1").fetchone()
 
     with _migrate(folder, url) as run:
         out, err = run.communicate(timeout=60)
@@ -95,8 +97,6 @@ def test_a_gallery_is_copied_with_its_keys_and_is_the_same(tmp_path: Path, clust
     with closing(PostgresGallery(url, keys_of(folder).vault.master)) as gallery:
         first = gallery.audit.page(2, 1)[0]
     assert first["event"] == "store.migrate"
-    with closing(sqlite3.connect(folder / "gallery.sqlite3")) as files:
-        newest = files.execute("SELECT seq, mac FROM audit ORDER BY seq DESC LIMIT 1").fetchone()
     assert (first["detail"]["entry"], first["detail"]["tag"]) == (newest[0], newest[1].hex())
 
 
