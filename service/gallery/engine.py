@@ -23,8 +23,14 @@ def postgres_gallery(url: str, keys: KeyFolder, replica_url: str | None) -> Gall
         InvalidRequestError: the driver is not installed, or `url` is none.
         FaceError: the database cannot be used.
     """
-    gallery: Gallery = _module("gallery").PostgresGallery(url, keys.vault.master, replica_url)
-    return gallery
+    gallery = _module("gallery").PostgresGallery(url, keys.vault.master, replica_url)
+    try:
+        gallery.share_signing_key(keys.receipts)
+    except BaseException:
+        gallery.close()
+        raise
+    opened: Gallery = gallery
+    return opened
 
 
 def postgres_store(url: str, keys: KeyFolder) -> "PostgresStore":

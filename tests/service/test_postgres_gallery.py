@@ -176,6 +176,45 @@ def _sweeping() -> int:
     return sweep._SWEEPING
 
 
+def test_a_role_that_owns_its_database_and_nothing_else_is_enough(tmp_path: Path, cluster: Cluster) -> None:
+    home = Postgres(tmp_path, cluster)
+    home.execute(
+        f"CREATE ROLE r_{home.database} LOGIN; ALTER DATABASE {home.database} OWNER TO r_{home.database};"
+        " CREATE EXTENSION vector"
+    )
+    url = home.url.replace("postgres@", f"r_{home.database}@")
+
+    with closing(PostgresGallery(url, keys_of(tmp_path / "data").vault.master)) as gallery:
+        gallery.put_collection("lab", SETTINGS, MODEL)
+        gallery.enrol("lab", CONTRACT, "Ann", new_faces(units(1, 2)))
+        assert gallery.search("lab", CONTRACT, units(1, 1)[0], 1)[0][0].subject == "Ann"
+        gallery.erase("lab")
+        assert gallery.erase_expired() == 0
+
+
+def test_searches_beside_a_collection_that_is_erased_and_made_anew_find_it_or_do_not(
+    gallery: PostgresGallery, other: PostgresGallery
+) -> None:
+    probe, stop, seen = units(1, 1)[0], threading.Event(), []
+
+    def search() -> None:
+        while not stop.is_set():
+            try:
+                seen.append(len(other.search("lab", CONTRACT, probe, 1)[0]))
+            except NotFoundError:
+                seen.append(-1)
+
+    def remake() -> None:
+        for _ in range(40):
+            gallery.erase("lab")
+            gallery.put_collection("lab", SETTINGS, MODEL)
+            gallery.enrol("lab", CONTRACT, "Ann", new_faces([probe]))
+        stop.set()
+
+    assert _together(search, remake) == [None, None]
+    assert {-1, 1} <= set(seen)
+
+
 # --- lost connections and commits
 
 

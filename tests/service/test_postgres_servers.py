@@ -1,6 +1,7 @@
 """Real servers on one database, and the command line beside them."""
 
 import base64
+import json
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -60,9 +61,13 @@ def test_two_servers_on_one_database_are_one_gallery(
     assert [each["subject"] for each in found["candidates"]] == ["Ann"]
     assert found["gallery_size"] == 1
     assert [each.subject for each in by_grpc.results[0].candidates] == ["Ann"]
-    assert two.client.delete("/collections/lab/subjects/Ann").json()["face_ids"] == [
-        each["face_id"] for each in enrolled.json()["faces"]
-    ]
+    receipt = two.client.delete("/collections/lab/subjects/Ann").json()
+    assert receipt["face_ids"] == [each["face_id"] for each in enrolled.json()["faces"]]
+    (tmp_path / "receipt.json").write_text(json.dumps(receipt))
+    signed = _run(
+        settings, "audit", "verify-receipt", str(tmp_path / "receipt.json"), "--data-dir", str(tmp_path / "a")
+    )
+    assert signed.stdout.startswith("valid: subject 'Ann'")  # whichever server signed it
     assert one.client.post("/collections/lab/identify", json={"embedding": _unit(1)}).json()["decision"] == "unknown"
     assert one.client.get("/collections/lab/subjects/Ann").status_code == 404
 

@@ -10,7 +10,7 @@ from typing import Any
 import psycopg
 
 from models.errors import FaceError
-from service.errors import GalleryUnavailableError, InvalidRequestError, StorageError, StorageFullError
+from service.errors import GalleryUnavailableError, InvalidRequestError, NotFoundError, StorageError, StorageFullError
 from service.gallery.postgres.connections import Connections, PatientConnection, one_line, retried
 
 Row = tuple[Any, ...]
@@ -211,6 +211,8 @@ def gallery_error(error: Exception) -> FaceError:
     state = getattr(error, "sqlstate", None) or ""
     if isinstance(error, psycopg.DataError | UnicodeError):
         return InvalidRequestError(f"the gallery cannot keep this text: {one_line(error)}")
+    if state == "42P01":  # each collection has a table of its own, which goes with it
+        return NotFoundError("the collection was erased a moment ago")
     if state == "53100":
         return StorageFullError("the disk of the database is full; nothing was changed")
     if state in _BUSY:

@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 from service.domain import (
@@ -31,6 +32,7 @@ from service.gallery.postgres.replica import Replica
 from service.gallery.postgres.rows import Tally
 from service.gallery.postgres.schema import prepare
 from service.gallery.postgres.search import Search
+from service.gallery.postgres.signing import share_signing_key
 from service.gallery.postgres.sweep import Sweep
 from service.gallery.postgres.trail import PostgresTrail
 from service.gallery.store import utc_now
@@ -117,6 +119,7 @@ class PostgresGallery:
         with contextlib.ExitStack() as undo:
             store = open_store(url, master, now)
             undo.callback(store.close)
+            self._master = master
             self._store, self._records, self._changes = store, store.records, store.changes
             self._replica = Replica(replica_url) if replica_url else None
             self._search = Search(store.database, store.keyring, store.records, self._replica)
@@ -133,6 +136,10 @@ class PostgresGallery:
         self._store.close()
         if self._replica is not None:
             self._replica.close()
+
+    def share_signing_key(self, file: Path) -> None:
+        """Have all servers sign receipts with one key, of which each has a copy in `file`."""
+        share_signing_key(self._store.database, self._master, file)
 
     def put_collection(
         self, name: str, settings: CollectionSettings, model: ModelInfo, actor: str = SYSTEM

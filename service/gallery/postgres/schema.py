@@ -27,6 +27,7 @@ CREATE TABLE store (
     created_at text NOT NULL,
     key_check bytea NOT NULL,
     migrating text,
+    signing_key bytea,
     sweep_clock text
 );
 CREATE TABLE keyring (uid text PRIMARY KEY, wrapped bytea NOT NULL);
