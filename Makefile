@@ -15,7 +15,7 @@ remove_other_runtimes = rm -f $(VENV)/.serve-* $(VENV)/.train && \
 
 take_torch = $(BIN)/pip install --quiet --retries 1 --no-deps $(addprefix --extra-index-url ,$(TORCH_INDEX)) "$(TORCH)"
 
-.PHONY: serve train test test-all torture check format proto bench bench-training bench-gallery bench-losses clean
+.PHONY: serve train test test-all torture check format proto bench bench-training bench-gallery bench-scaling bench-losses clean
 
 serve: $(VENV)/.serve-$(RUNTIME)
 	$(BIN)/facesphere serve --data-dir $(DATA) $(ARGS)
@@ -32,7 +32,8 @@ test-all: $(VENV)/.dev
 # Hours: kills, faults, damage, with the counts of docs/reliability.md. TORTURE=0.1 for a tenth of them.
 TORTURE ?= 1
 torture: $(VENV)/.dev
-	TORTURE=$(TORTURE) $(BIN)/pytest tests/service/test_reliability.py -s -m "slow or not slow" $(ARGS)
+	TORTURE=$(TORTURE) $(BIN)/pytest tests/service/test_reliability.py tests/service/test_postgres_standby.py -s \
+		-m "slow or not slow" $(ARGS)
 
 check: $(VENV)/.dev
 	$(BIN)/ruff check .
@@ -56,6 +57,9 @@ bench-training: $(VENV)/.dev
 
 bench-gallery: $(VENV)/.dev
 	$(BIN)/python benchmarks/gallery.py $(ARGS)
+
+bench-scaling: $(VENV)/.dev
+	$(BIN)/python benchmarks/scaling.py $(ARGS)
 
 bench-losses: $(VENV)/.dev
 	$(BIN)/python benchmarks/losses.py $(ARGS)

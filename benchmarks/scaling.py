@@ -82,8 +82,8 @@ def _measure(asked: argparse.Namespace, crowd: np.ndarray, folder: Path, cluster
         _change(engines, model, asked.erasures, times)
         _print(asked, times, recalls)
         print(f"building the index: {built:.0f} s;  {_sizes(cluster, database)}")
-        for name, rate in callers.items():
-            print(f"{name}: {rate:.0f} searches/s with four callers")
+        for name, (searches, enrolments) in callers.items():
+            print(f"{name}: {searches:.0f} searches/s, {enrolments:.0f} enrolments/s with four callers")
         embedded.close()
         began = time.perf_counter()
         EmbeddedGallery(folder / "data", keys).close()
@@ -144,23 +144,32 @@ def _search(
     }
 
 
-def _callers(engines: dict[str, Gallery], probes: np.ndarray, model: ModelInfo) -> dict[str, float]:
-    """Searches a second of four threads."""
+def _callers(engines: dict[str, Gallery], probes: np.ndarray, model: ModelInfo) -> dict[str, tuple[float, float]]:
+    """Searches and enrolments a second of four threads."""
     rates = {}
     for name, gallery in engines.items():
 
-        def work(gallery: Gallery = gallery) -> None:
+        def search(_: int, gallery: Gallery = gallery) -> None:
             for probe in probes[:100]:
                 gallery.search("people", model.contract_id, probe, 10)
 
-        threads = [threading.Thread(target=work) for _ in range(4)]
-        began = time.perf_counter()
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        rates[name] = 4 * len(probes[:100]) / (time.perf_counter() - began)
+        def enrol(worker: int, gallery: Gallery = gallery) -> None:
+            for number in range(100):
+                face = NewFace(probes[number].astype(np.float32), 0.5, None)
+                gallery.enrol("people", model.contract_id, f"caller {worker}-{number}", [face])
+
+        rates[name] = (_rate(search), _rate(enrol))
     return rates
+
+
+def _rate(work: Callable[[int], None]) -> float:
+    threads = [threading.Thread(target=work, args=(worker,)) for worker in range(4)]
+    began = time.perf_counter()
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return 4 * 100 / (time.perf_counter() - began)
 
 
 def _change(engines: dict[str, Gallery], model: ModelInfo, rounds: int, times: Times) -> None:

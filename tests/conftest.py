@@ -47,11 +47,12 @@ def cluster() -> Iterator[Cluster]:
 
 
 @pytest.fixture(params=["embedded", "postgres"])
-def engine(request: pytest.FixtureRequest, tmp_path: Path) -> Engine:
+def engine(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Engine]:
     """A place for an empty gallery, of each engine in turn."""
-    if request.param == "embedded":
-        return Embedded(tmp_path)
-    return Postgres(tmp_path, request.getfixturevalue("cluster"))
+    embedded = request.param == "embedded"
+    place: Engine = Embedded(tmp_path) if embedded else Postgres(tmp_path, request.getfixturevalue("cluster"))
+    yield place
+    place.remove()
 
 
 @pytest.fixture(scope="module")

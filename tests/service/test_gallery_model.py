@@ -49,6 +49,7 @@ class GalleryModel(RuleBasedStateMachine):
     def teardown(self) -> None:
         if hasattr(self, "gallery"):
             self.gallery.close()
+            self.engine.remove()
         self.folder.cleanup()
 
     @rule(name=COLLECTIONS, purpose=st.sampled_from(["door", "till"]))

@@ -136,18 +136,19 @@ def test_what_another_server_has_changed_is_known_too(
             pair[1].execute("SELECT pg_wal_replay_resume()")
 
 
-def test_a_replica_that_is_gone_is_missed_by_nobody(tmp_path: Path) -> None:
-    with clusters() as folder, _pair(folder) as (primary, standby):
-        home = Postgres(tmp_path, primary)
-        master = keys_of(tmp_path / "data").vault.master
-        with closing(PostgresGallery(home.url, master, standby.url(home.database))) as gallery:
-            gallery.put_collection("lab", SETTINGS, MODEL)
-            gallery.enrol("lab", CONTRACT, "Ann", new_faces(units(1, 2)))
-            wait_until(lambda: bool(_search(gallery, 1)) and _answered(gallery) > 0)
-            standby.kill()
-
-            for _ in range(5):
-                assert _search(gallery, 1) == ["Ann"]
+def test_a_replica_that_is_gone_is_missed_by_nobody_and_found_again(
+    replicated: PostgresGallery, pair: tuple[Cluster, Cluster]
+) -> None:
+    replicated.enrol("lab", CONTRACT, "Ann", new_faces(units(1, 2)))
+    wait_until(lambda: bool(_search(replicated, 1)) and _answered(replicated) > 0)
+    pair[1].kill()
+    try:
+        for _ in range(5):
+            assert _search(replicated, 1) == ["Ann"]
+    finally:
+        pair[1].start()
+    before = _answered(replicated)
+    wait_until(lambda: bool(_search(replicated, 1)) and _answered(replicated) > before)
 
 
 # --- failover

@@ -30,6 +30,10 @@ class Engine(Protocol):
         """What a caller goes on with after the gallery was cut off without a word of goodbye."""
         ...
 
+    def remove(self) -> None:
+        """Nobody needs it any more."""
+        ...
+
 
 class Embedded:
     """Files in a folder."""
@@ -46,6 +50,9 @@ class Embedded:
         assert isinstance(gallery, EmbeddedGallery)
         gallery._lock_file.close()
         return self.open()
+
+    def remove(self) -> None:
+        """The folder is its maker's to remove."""
 
 
 class Postgres:
@@ -70,6 +77,10 @@ class Postgres:
             " AND pid <> pg_backend_pid()"
         )
         return gallery
+
+    def remove(self) -> None:
+        """Give the database back, in which nothing is left."""
+        self._cluster.give_back(self.database)
 
     def execute(self, statement: str) -> list[tuple[object, ...]]:
         """Run a statement as the superuser."""

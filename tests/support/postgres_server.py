@@ -41,6 +41,7 @@ class Cluster:
         self._home = folder
         self._settings = {**_SETTINGS, **settings, "port": str(self.port), "unix_socket_directories": str(folder)}
         self._process: subprocess.Popen[bytes] | None = None
+        self._free: list[str] = []
 
     def make(self) -> None:
         """An empty cluster; fsync is left out of making it, not of running it."""
@@ -101,10 +102,17 @@ class Cluster:
             return cursor.fetchall() if cursor.description else []
 
     def new_database(self) -> str:
-        """An empty database of its own; its name."""
+        """An empty database of its own, or one that was given back; its name."""
+        if self._free:
+            return self._free.pop()
         name = f"d{uuid.uuid4().hex[:12]}"
         self.execute(f"CREATE DATABASE {name}")
         return name
+
+    def give_back(self, database: str) -> None:
+        """Another may have the database, without what was made in it: faster than a new one."""
+        self.execute("DROP SCHEMA IF EXISTS facesphere CASCADE", database)
+        self._free.append(database)
 
     def url(self, database: str) -> str:
         """Where a database is reached."""

@@ -41,7 +41,12 @@ class Tally:
     @staticmethod
     def of(row: CollectionRow) -> "Tally":
         """What a row says."""
-        macs, rest = row.tally[:MAC_BYTES], row.tally[MAC_BYTES:]
+        return Tally.unpacked(row.tally)
+
+    @staticmethod
+    def unpacked(packed: bytes) -> "Tally":
+        """What was packed."""
+        macs, rest = packed[:MAC_BYTES], packed[MAC_BYTES:]
         return Tally(macs, int.from_bytes(rest[:8]), int.from_bytes(rest[8:]))
 
 

@@ -34,10 +34,12 @@ class _Search:
 
 @dataclass(frozen=True, slots=True)
 class _Seen:
-    """People found, best first; the cosine (by code) of the last candidate, None if there were no more faces."""
+    """People found, best first; the cosine (by code) of the last candidate, None if there were no more faces; and how
+    many people there were at that moment, which may be others than when the search began."""
 
     people: list[Match]
     horizon: float | None
+    there: int
 
 
 class Search:
@@ -62,15 +64,15 @@ class Search:
         row, state = found
         same_contract(row, contract_id)
         (code,) = self._keyring.rotation(row.uid, row.model.dimension).codes(vector[None])
-        tally = Tally.of(row)
-        people = self._people(_Search(row, state, vector, code), tally, limit) if tally.faces else []
-        return people[:limit], tally.faces
+        faces = Tally.of(row).faces
+        people = self._people(_Search(row, state, vector, code), limit) if faces else []
+        return people[:limit], faces
 
-    def _people(self, search: _Search, tally: Tally, limit: int) -> list[Match]:
-        wanted = min(max(_FIRST, 4 * limit), tally.faces)
+    def _people(self, search: _Search, limit: int) -> list[Match]:
+        wanted = max(_FIRST, 4 * limit)
         while True:
             seen = self._look(search, wanted)
-            if seen.horizon is None or _enough(seen, min(limit, tally.subjects)):
+            if seen.horizon is None or _enough(seen, min(limit, seen.there)):
                 return seen.people
             wanted *= 4  # a person with many faces fills the list, or several are too near to its end to be told apart
 
@@ -79,10 +81,11 @@ class Search:
         rows = self._candidates(search, wanted, approximate)
         if approximate and len(rows) < wanted:  # the walk came to an end of the index, which need not be all there is
             rows = self._candidates(search, wanted, False)
-        return _Seen(self._ranked(search, rows), rows[-1][-1] if len(rows) == wanted else None)
+        horizon, there = (rows[-1][14], Tally.unpacked(bytes(rows[-1][15])).subjects) if rows else (None, 0)
+        return _Seen(self._ranked(search, rows), horizon if len(rows) == wanted else None, there)
 
     def _candidates(self, search: _Search, wanted: int, approximate: bool) -> list[Row]:
-        """The faces nearest by their codes, nearest first, with their people; the last column is the cosine."""
+        """The nearest faces by their codes, with their people; then the cosine, and the collection's tally."""
         row = search.collection
         # The index is over this very expression; without the cast it is not looked at.
         cast = f"::halfvec({row.model.dimension})" if approximate else ""
@@ -90,7 +93,8 @@ class Search:
         query = (
             f"WITH nearest AS MATERIALIZED (SELECT f.id, {distance} AS distance FROM faces_{row.id} f"  # noqa: S608
             f" ORDER BY {distance} LIMIT %s)"
-            f" SELECT {FACE}, f.vector, {SUBJECT}, -n.distance FROM nearest n JOIN faces_{row.id} f ON f.id = n.id"
+            f" SELECT {FACE}, f.vector, {SUBJECT}, -n.distance, (SELECT c.tally FROM collections c WHERE c.id = {row.id})"
+            f" FROM nearest n JOIN faces_{row.id} f ON f.id = n.id"
             " JOIN subjects s ON s.id = f.subject ORDER BY n.distance, f.id"
         )
         return self._read(search, query, (search.code, search.code, wanted))
