@@ -123,8 +123,8 @@ def _fill(engines: dict[str, Gallery], crowd: np.ndarray, model: ModelInfo, time
 
 def _search(
     engines: dict[str, Gallery], probes: np.ndarray, truth: list[list[str]], model: ModelInfo, times: Times, how: str
-) -> dict[str, tuple[float, float]]:
-    """Recall at 1 and at 10 of each."""
+) -> dict[str, str]:
+    """Recall at 1 and at 10 of each, for enrolled people and for strangers."""
     found: dict[str, list[list[Match]]] = {name: [] for name in engines}
     for probe in probes:
         for name, gallery in engines.items():
@@ -132,16 +132,23 @@ def _search(
             found[name].append(
                 _timed(times, what, lambda g=gallery, p=probe: g.search("people", model.contract_id, p, 10)[0])
             )
+    half = len(probes) // 2
     return {
-        f"{name}{how}": (
-            statistics.mean(matches[0].subject == best[0] for matches, best in zip(each, truth, strict=True)),
-            statistics.mean(
-                len({match.subject for match in matches} & set(best)) / len(best)
-                for matches, best in zip(each, truth, strict=True)
-            ),
+        f"{name}{how}": ", ".join(
+            f"{who} {_recall(each[part], truth[part], 1):.3f} {_recall(each[part], truth[part], 10):.3f}"
+            for who, part in (("known", slice(half)), ("strangers", slice(half, None)))
         )
         for name, each in found.items()
     }
+
+
+def _recall(found: list[list[Match]], truth: list[list[str]], first: int) -> float:
+    """Share of the `first` nearest people that were found among as many."""
+    hits = [
+        len({match.subject for match in matches[:first]} & set(best[:first])) / first
+        for matches, best in zip(found, truth, strict=True)
+    ]
+    return statistics.mean(hits)
 
 
 def _callers(engines: dict[str, Gallery], probes: np.ndarray, model: ModelInfo) -> dict[str, tuple[float, float]]:
@@ -192,13 +199,13 @@ def _timed(times: Times, name: str, call: Callable[[], object]) -> object:
     return result
 
 
-def _print(asked: argparse.Namespace, times: Times, recalls: dict[str, tuple[float, float]]) -> None:
+def _print(asked: argparse.Namespace, times: Times, recalls: dict[str, str]) -> None:
     print(f"\n{asked.faces:,} faces of {asked.dimension} values, ms")
     for name, seconds in sorted(times.items(), key=lambda item: item[0].split("|")[::-1]):
         engine, what = name.split("|")
-        recall = f"recall@1 {recalls[engine][0]:.3f}, @10 {recalls[engine][1]:.3f}" if what == "search" else ""
+        recall = f"recall@1 @10: {recalls[engine]}" if what == "search" else ""
         median, tail = 1e3 * statistics.median(seconds), 1e3 * float(np.percentile(seconds, 95))
-        print(f"{what:34}{engine:20}{f'{median:.2f} ({tail:.2f})':>20}  {recall}")
+        print(f"{what:35}{engine:20}{f'{median:.2f} ({tail:.2f})':>20}  {recall}")
 
 
 def _sizes(cluster: Cluster, database: str) -> str:

@@ -103,8 +103,10 @@ def test_a_database_that_is_gone_is_told_over_both_protocols_and_the_rest_goes_o
     models_dir: Path, tmp_path: Path, face_photo: bytes
 ) -> None:
     with running() as cluster:
-        settings = {"models_dir": str(models_dir), "gallery_url": cluster.url(cluster.new_database())}
+        url, own = cluster.url(cluster.new_database()), {"authorization": "Bearer key-of-the-settings"}
+        settings = {"models_dir": str(models_dir), "gallery_url": url, "api_key": "key-of-the-settings"}
         with live_server(tmp_path / "data", **settings) as server:
+            server.client.headers.update(own)
             assert server.client.put("/collections/lab", json={"purpose": "test"}).status_code == 201
             key = server.client.post("/keys", json={"name": "all", "scopes": ["admin"]}).json()
             server.client.headers["authorization"] = f"Bearer {key['key']}"
@@ -121,10 +123,17 @@ def test_a_database_that_is_gone_is_told_over_both_protocols_and_the_rest_goes_o
             assert refused.value.code() == grpc.StatusCode.UNAVAILABLE
             assert ("error-code", "gallery_unavailable") in [tuple(each) for each in refused.value.trailing_metadata()]
             assert server.client.get("/health/live").status_code == 200
+            for path, images in (("/embed", ("image",)), ("/verify", ("image_a", "image_b"))):
+                photos = dict.fromkeys(images, face_photo)
+                assert server.client.post(path, files=photos, headers=own).status_code == 200
+                wait_until(lambda p=path, f=photos: server.client.post(p, files=f).status_code == 503)
 
             cluster.start()
             wait_until(lambda: server.client.get("/collections/lab").status_code == 200)
             assert server.client.post("/embed", files={"image": face_photo}).status_code == 200
+            assert server.client.post("/collections/lab/identify", json={"embedding": _unit(1)}).status_code == 200
+            events = [entry["event"] for entry in server.client.get("/audit").json()["entries"]]
+            assert events[:2] == ["identify", "verify"]  # what was decided meanwhile, too
 
 
 def test_another_master_key_and_a_database_that_is_not_there_are_told_at_start_in_one_line(

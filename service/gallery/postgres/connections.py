@@ -40,7 +40,7 @@ SET statement_timeout = '10s';
 SET idle_in_transaction_session_timeout = '30s';
 SET client_connection_check_interval = '2s';
 SET hnsw.iterative_scan = 'strict_order';
-SET hnsw.ef_search = 200;
+SET hnsw.ef_search = 600;
 SET hnsw.max_scan_tuples = 40000;
 SELECT set_config('search_path', '{SCHEMA}, public' || coalesce(', ' || quote_ident(n.nspname), ''), false)
 FROM (SELECT 1) one LEFT JOIN pg_extension e ON e.extname = 'vector' LEFT JOIN pg_namespace n ON n.oid = e.extnamespace;

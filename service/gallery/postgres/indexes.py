@@ -17,6 +17,9 @@ from service.gallery.sealing import CollectionRow
 log = logging.getLogger("facesphere.gallery")
 INDEX_FROM = 20_000  # faces; below it, looking at every code is as quick
 LOOK_EVERY_S = 60.0
+# The better they are, the slower the building; searching looks at 600 candidates (connections.py). docs/scaling.md says
+# what is found with that.
+_LINKS, _WIDTH = 16, 100
 _BUILDING = zlib.crc32(b"facesphere index")  # the first half of an advisory lock, a collection's number is the other
 _LONGEST_BUILD_S = 86_400.0
 
@@ -82,6 +85,7 @@ class Indexes:
             connection.execute(
                 f"CREATE INDEX CONCURRENTLY {name} ON faces_{row.id}"
                 f" USING hnsw ((code::halfvec({row.model.dimension})) halfvec_ip_ops)"
+                f" WITH (m = {_LINKS}, ef_construction = {_WIDTH})"
             )
         finally:
             if not connection.closed:

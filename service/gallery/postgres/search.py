@@ -93,7 +93,8 @@ class Search:
         query = (
             f"WITH nearest AS MATERIALIZED (SELECT f.id, {distance} AS distance FROM faces_{row.id} f"  # noqa: S608
             f" ORDER BY {distance} LIMIT %s)"
-            f" SELECT {FACE}, f.vector, {SUBJECT}, -n.distance, (SELECT c.tally FROM collections c WHERE c.id = {row.id})"
+            f" SELECT {FACE}, f.vector, {SUBJECT}, -n.distance,"
+            f" (SELECT c.tally FROM collections c WHERE c.id = {row.id})"
             f" FROM nearest n JOIN faces_{row.id} f ON f.id = n.id"
             " JOIN subjects s ON s.id = f.subject ORDER BY n.distance, f.id"
         )
