@@ -36,6 +36,7 @@ from service.gallery.postgres.gallery import PostgresGallery
 from service.security.keyfolder import open_keys
 
 FACES_EACH = 10
+_CALLS = 100  # of each of four callers
 Times = dict[str, list[float]]
 
 
@@ -81,7 +82,7 @@ def _measure(asked: argparse.Namespace, crowd: np.ndarray, folder: Path, cluster
         callers = _callers({"embedded": embedded, "PostgreSQL, HNSW": postgres}, probes, model)
         _change(engines, model, asked.erasures, times)
         _print(asked, times, recalls)
-        print(f"building the index: {built:.0f} s;  {_sizes(cluster, database)}")
+        print(f"building the index: {built:.0f} s;  {_sizes(cluster, database, asked.faces)}")
         for name, (searches, enrolments) in callers.items():
             print(f"{name}: {searches:.0f} searches/s, {enrolments:.0f} enrolments/s with four callers")
         embedded.close()
@@ -157,12 +158,12 @@ def _callers(engines: dict[str, Gallery], probes: np.ndarray, model: ModelInfo) 
     for name, gallery in engines.items():
 
         def search(_: int, gallery: Gallery = gallery) -> None:
-            for probe in probes[:100]:
-                gallery.search("people", model.contract_id, probe, 10)
+            for number in range(_CALLS):
+                gallery.search("people", model.contract_id, probes[number % len(probes)], 10)
 
         def enrol(worker: int, gallery: Gallery = gallery) -> None:
-            for number in range(100):
-                face = NewFace(probes[number].astype(np.float32), 0.5, None)
+            for number in range(_CALLS):
+                face = NewFace(probes[number % len(probes)].astype(np.float32), 0.5, None)
                 gallery.enrol("people", model.contract_id, f"caller {worker}-{number}", [face])
 
         rates[name] = (_rate(search), _rate(enrol))
@@ -176,7 +177,7 @@ def _rate(work: Callable[[int], None]) -> float:
         thread.start()
     for thread in threads:
         thread.join()
-    return 4 * 100 / (time.perf_counter() - began)
+    return 4 * _CALLS / (time.perf_counter() - began)
 
 
 def _change(engines: dict[str, Gallery], model: ModelInfo, rounds: int, times: Times) -> None:
@@ -208,14 +209,16 @@ def _print(asked: argparse.Namespace, times: Times, recalls: dict[str, str]) -> 
         print(f"{what:35}{engine:20}{f'{median:.2f} ({tail:.2f})':>20}  {recall}")
 
 
-def _sizes(cluster: Cluster, database: str) -> str:
-    ((table, index),) = cluster.execute(
-        "SELECT sum(pg_table_size(inhrelid)) / 2^20, (SELECT sum(pg_relation_size(indexrelid)) / 2^20"
-        " FROM pg_stat_user_indexes WHERE indexrelname LIKE '%by_code') FROM pg_inherits"
-        " WHERE inhparent = 'faces'::regclass",
+def _sizes(cluster: Cluster, database: str, faces: int) -> str:
+    """Bytes a face."""
+    ((table, whole, index),) = cluster.execute(
+        "SELECT sum(pg_table_size(inhrelid)), sum(pg_total_relation_size(inhrelid)), (SELECT"
+        " sum(pg_relation_size(indexrelid)) FROM pg_stat_user_indexes WHERE indexrelname LIKE '%by_code')"
+        " FROM pg_inherits WHERE inhparent = 'faces'::regclass",
         database,
     )
-    return f"rows {float(str(table)):.0f} MB, index {float(str(index)):.0f} MB"
+    rows, other, code = int(str(table)), int(str(whole)) - int(str(table)) - int(str(index)), int(str(index))
+    return f"bytes a face: rows {rows // faces}, HNSW {code // faces}, other indexes {other // faces}"
 
 
 def _folder_size(folder: Path) -> int:
