@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, ParamSpec, TypeVar
 
 from service.errors import InvalidRequestError
-from service.gallery.embedded import EmbeddedGallery
+from service.gallery.contract import Gallery
 from service.inference.pool import Pool
 from service.security.access import caller
 from service.security.keys import ApiKey, KeyGrant
@@ -17,7 +17,7 @@ MAX_ENTRIES = 1000
 class Admin:
     """Everything that the scope `admin` is for, but people."""
 
-    def __init__(self, gallery: EmbeddedGallery, pool: Pool) -> None:
+    def __init__(self, gallery: Gallery, pool: Pool) -> None:
         self._keys = gallery.keys
         self._audit = gallery.audit
         self._pool = pool

@@ -27,7 +27,9 @@ from service.admin import Admin
 from service.domain import Vector
 from service.errors import InvalidRequestError, StorageError
 from service.faces import Faces, embed_function
+from service.gallery.contract import Gallery
 from service.gallery.embedded import EmbeddedGallery
+from service.gallery.engine import postgres_gallery
 from service.grpc_api.server import GrpcOptions, GrpcParts, GrpcServer
 from service.inference.batcher import Batcher, BatcherOptions
 from service.inference.detector import Detector
@@ -47,7 +49,7 @@ from service.settings import PREFIX, Settings
 log = logging.getLogger("facesphere")
 SWEEP_EVERY_S = 3600.0
 NOTE_USED_EVERY_S = 30.0
-SNAPSHOTS_EVERY_S = 300.0
+TIDY_EVERY_S = 300.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +125,7 @@ def serve(settings: Settings) -> None:
         settings.tls.check()
     keys = open_keys(settings.key_folder, settings.master_key_source)
     _adopt_signing_key(settings, keys)
-    gallery = EmbeddedGallery(settings.data_dir, keys)
+    gallery = _open_gallery(settings, keys)
     try:
         access = _access(settings, gallery, keys)
         http_socket = listen(settings.host, settings.port)
@@ -137,7 +139,14 @@ def serve(settings: Settings) -> None:
         gallery.close()
 
 
-def _access(settings: Settings, gallery: EmbeddedGallery, keys: KeyFolder) -> Access:
+def _open_gallery(settings: Settings, keys: KeyFolder) -> Gallery:
+    if settings.gallery_urls is None:
+        return EmbeddedGallery(settings.data_dir, keys)
+    url, replica_url = settings.gallery_urls
+    return postgres_gallery(url, keys, replica_url)
+
+
+def _access(settings: Settings, gallery: Gallery, keys: KeyFolder) -> Access:
     """Who may call; without any key, nobody but this machine."""
     access = Access(settings.api_key.get_secret_value() if settings.api_key else None, gallery.keys, keys.vault.pepper)
     if not access.required and not is_loopback(settings.host):
@@ -166,7 +175,7 @@ class _Server(uvicorn.Server):
         self,
         settings: Settings,
         registry: Registry,
-        gallery: EmbeddedGallery,
+        gallery: Gallery,
         keys: KeyFolder,
         access: Access,
         inference: Inference,
@@ -246,7 +255,7 @@ class _Server(uvicorn.Server):
             self._gallery_pool.close()
 
     def _housekeeping(self) -> Iterator[Coroutine[None, None, None]]:
-        yield from (self._sweep(), self._note_used_keys(), self._write_snapshots())
+        yield from (self._sweep(), self._note_used_keys(), self._tidy())
 
     async def _sweep(self) -> None:
         """Erase what is past its retention, now and then once an hour."""
@@ -255,7 +264,6 @@ class _Server(uvicorn.Server):
                 count = await self._people.erase_expired()
                 if count:
                     log.info("erased %d faces past their retention", count)
-                await self._gallery_pool.run(self._gallery.audit.seal_if_long)
             except FaceError as error:
                 log.error("retention sweep: %s", error.message)
             except Exception:  # whatever it is, the next sweep is tried
@@ -273,16 +281,16 @@ class _Server(uvicorn.Server):
             except Exception:
                 log.exception("last use of keys")
 
-    async def _write_snapshots(self) -> None:
-        """Write now and then what spares the next start from reading the records, should this program be killed."""
+    async def _tidy(self) -> None:
+        """Keep a growing gallery as it should be: snapshots, indexes, a log that is not too long."""
         while True:
             try:
-                await self._gallery_pool.run(self._gallery.write_snapshots)
+                await self._gallery_pool.run(self._gallery.tidy)
             except FaceError as error:
-                log.error("snapshots: %s", error.message)
+                log.error("tidying the gallery: %s", error.message)
             except Exception:
-                log.exception("snapshots")
-            await asyncio.sleep(SNAPSHOTS_EVERY_S)
+                log.exception("tidying the gallery")
+            await asyncio.sleep(TIDY_EVERY_S)
 
     def _config(self) -> uvicorn.Config:
         settings = self._settings

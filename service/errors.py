@@ -85,3 +85,16 @@ class StorageError(FaceError):
     """The gallery on disk is damaged, of another version, or in use by another process."""
 
     code = "storage_unavailable"
+
+
+class GalleryUnavailableError(FaceError):
+    """The database of the gallery cannot be reached, or is busy: come back after `retry_after_s` seconds.
+
+    details["outcome"] says what became of a change: "nothing changed", or "unknown" where the connection was lost while
+    it was committed.
+    """
+
+    code = "gallery_unavailable"
+
+    def __init__(self, message: str, retry_after_s: int = 1, outcome: str = "nothing changed") -> None:
+        super().__init__(message, retry_after_s=retry_after_s, outcome=outcome)

@@ -37,7 +37,7 @@ from service.domain import (
 )
 from service.errors import FaceNotFoundError, InvalidRequestError, NotFoundError
 from service.faces import Decision, Faces, angle_degrees, cosine
-from service.gallery.embedded import EmbeddedGallery
+from service.gallery.contract import Gallery
 from service.inference.pool import Pool
 from service.security.access import caller
 from service.security.keys import COLLECTION_NAME
@@ -64,7 +64,7 @@ class People:
     def __init__(
         self,
         faces: Faces,
-        gallery: EmbeddedGallery,
+        gallery: Gallery,
         pool: Pool,
         signer: ReceiptSigner,
         default_target_fpir: float,

@@ -32,6 +32,12 @@ class Settings(BaseSettings):
     master_key: SecretStr | None = Field(None, description="Base64 of the 32 bytes that encrypt the keyring.")
     master_key_file: Path | None = Field(None, description="A file with the same, instead.")
     master_key_command: str | None = Field(None, description="A command that prints the same: the hook for a KMS.")
+    gallery_url: SecretStr | None = Field(
+        None, description="postgresql://... of the gallery, for several servers; left out: files in data_dir."
+    )
+    gallery_replica_url: SecretStr | None = Field(
+        None, description="postgresql://... of a standby of it, which searches may be answered from."
+    )
     models_dir: Path | None = Field(None, description="Folder of the model registry, if not data_dir/models.")
     model: str | None = Field(None, description="Embedder to serve; the promoted one if left out.")
     detector: str | None = Field(None, description="Detector to serve; the promoted one if left out.")
@@ -73,6 +79,19 @@ class Settings(BaseSettings):
             raise ValueError("must be at least 16 ASCII characters without spaces; make one with: openssl rand -hex 32")
         return key
 
+    @field_validator("gallery_url", "gallery_replica_url")
+    @classmethod
+    def _of_postgres(cls, url: SecretStr | None) -> SecretStr | None:
+        if url is not None and not url.get_secret_value().startswith(("postgresql://", "postgres://")):
+            raise ValueError("must begin with postgresql://")
+        return url
+
+    @model_validator(mode="after")
+    def _replica_of_something(self) -> "Settings":
+        if self.gallery_replica_url is not None and self.gallery_url is None:
+            raise ValueError("gallery_replica_url needs gallery_url, the primary's")
+        return self
+
     @model_validator(mode="after")
     def _one_master_key(self) -> "Settings":
         if sum(each is not None for each in (self.master_key, self.master_key_file, self.master_key_command)) > 1:
@@ -101,6 +120,14 @@ class Settings(BaseSettings):
         """Where the master key comes from."""
         value = self.master_key.get_secret_value() if self.master_key else None
         return MasterKeySource(value, self.master_key_file, self.master_key_command)
+
+    @property
+    def gallery_urls(self) -> tuple[str, str | None] | None:
+        """Of the primary and of a standby; None where the gallery is in files."""
+        if self.gallery_url is None:
+            return None
+        replica = self.gallery_replica_url
+        return self.gallery_url.get_secret_value(), replica.get_secret_value() if replica else None
 
     @property
     def registry_dir(self) -> Path:

@@ -4,8 +4,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from engines import Embedded, Engine, Postgres
 from live_server import LiveServer, live_server
 from photos import ROOT, astronaut, encode
+from postgres_server import Cluster, running
 
 from models import zoo
 from models.image import ImageLimits
@@ -35,6 +37,22 @@ def registry(models_dir: Path) -> Registry:
 def face_photo() -> bytes:
     """A JPEG of one person, 512 x 512."""
     return encode(astronaut(), "JPEG", quality=95)
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[Cluster]:
+    """A PostgreSQL for all tests; each makes databases of its own."""
+    with running(fsync="off") as started:
+        yield started
+
+
+@pytest.fixture(params=["embedded", "postgres"])
+def engine(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Engine]:
+    """A place for an empty gallery, of each engine in turn."""
+    embedded = request.param == "embedded"
+    place: Engine = Embedded(tmp_path) if embedded else Postgres(tmp_path, request.getfixturevalue("cluster"))
+    yield place
+    place.remove()
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from service.commands.common import data_dir, keys_dir, opened_store, settings_and_keys
+from service.commands.common import data_dir, embedded_only, keys_dir, opened_gallery, opened_store, settings_and_keys
 from service.domain import Receipt
 from service.errors import InvalidRequestError
 from service.security.receipts import ReceiptSigner
@@ -25,7 +25,7 @@ def audit() -> None:
 @keys_dir
 def verify(**flags: Any) -> None:
     """Check every entry of the log; exits with 2 and names the first that is not what was written."""
-    with opened_store(flags, newest=False) as store:
+    with opened_gallery(flags, newest=False) as store:
         proof = store.audit.verify()
     before = f"; 1 to {proof.first - 1} are archived elsewhere and were not looked at" if proof.first > 1 else ""
     click.echo(f"entries {proof.first} to {proof.last} are as they were written{before}")
@@ -56,6 +56,7 @@ def verify_receipt(file: Path, public_key: str | None, **flags: Any) -> None:
 @keys_dir
 def seal(keep: int, **flags: Any) -> None:
     """Move older entries into a file of DATA_DIR/audit, which can be kept elsewhere."""
+    embedded_only(flags, "in a database the log stays where it is")
     with opened_store(flags) as store:
         path = store.audit.seal(keep)
     click.echo(str(path) if path else "there is nothing to seal yet", err=path is None)

@@ -6,14 +6,18 @@ import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from service.errors import InvalidRequestError
+from service.gallery.engine import postgres_store
 from service.gallery.store import FILE, Store, open_store
 from service.security.keyfolder import KeyFolder, open_keys
 from service.settings import Settings, read_settings
+
+if TYPE_CHECKING:
+    from service.gallery.postgres.gallery import PostgresStore
 
 data_dir = click.option("--data-dir", type=click.Path(path_type=Path), help="Gallery and models. Default: data.")
 keys_dir = click.option("--keys-dir", type=click.Path(path_type=Path), help="Keyring. Default: DATA_DIR.keys.")
@@ -36,6 +40,27 @@ def opened_store(flags: dict[str, Any], create: bool = False, newest: bool = Tru
     settings.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
     with contextlib.closing(open_store(settings.data_dir, keys, newest=newest)) as store:
         yield store
+
+
+@contextlib.contextmanager
+def opened_gallery(
+    flags: dict[str, Any], create: bool = False, newest: bool = True
+) -> Iterator["Store | PostgresStore"]:
+    """The same, or what `gallery_url` names in its place."""
+    urls = read_settings(**flags).gallery_urls
+    if urls is None:
+        with opened_store(flags, create, newest) as store:
+            yield store
+        return
+    _, keys = settings_and_keys(flags)
+    with contextlib.closing(postgres_store(urls[0], keys)) as opened:
+        yield opened
+
+
+def embedded_only(flags: dict[str, Any], instead: str) -> None:
+    """Raises InvalidRequestError, which says what to use instead, where the gallery is not in files."""
+    if read_settings(**flags).gallery_urls is not None:
+        raise InvalidRequestError(f"gallery_url is set, and this is for a gallery in files: {instead}")
 
 
 def duration(text: str) -> timedelta:

@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from service.commands.common import data_dir, duration, keys_dir, moment, opened_store
+from service.commands.common import data_dir, duration, keys_dir, moment, opened_gallery
 from service.rest import render
 from service.security.keys import ApiKey, KeyGrant
 from service.security.rules import SCOPES
@@ -47,7 +47,7 @@ def create(
         requests_per_day,
         moment(expires) if expires else None,
     )
-    with opened_store(flags, create=True) as store:
+    with opened_gallery(flags, create=True) as store:
         _print_new(*store.keys.create(grant, _ACTOR), as_json)
 
 
@@ -57,7 +57,7 @@ def create(
 @keys_dir
 def list_keys(as_json: bool, **flags: Any) -> None:
     """List all keys: who may do what, when each was used last, which are revoked."""
-    with opened_store(flags) as store:
+    with opened_gallery(flags) as store:
         found = store.keys.list()
     if as_json:
         click.echo(json.dumps({"keys": [render.key(each) for each in found]}))
@@ -74,7 +74,7 @@ def list_keys(as_json: bool, **flags: Any) -> None:
 @keys_dir
 def revoke(key_id: str, **flags: Any) -> None:
     """Revoke a key: it opens nothing any more, from the next call on."""
-    with opened_store(flags) as store:
+    with opened_gallery(flags) as store:
         store.keys.revoke(key_id, _ACTOR)
     click.echo(f"{key_id}: revoked", err=True)
 
@@ -87,7 +87,7 @@ def revoke(key_id: str, **flags: Any) -> None:
 @keys_dir
 def rotate(key_id: str, grace: str, as_json: bool, **flags: Any) -> None:
     """Make a new key with the rights of an old one, which goes on working for a while."""
-    with opened_store(flags) as store:
+    with opened_gallery(flags) as store:
         _print_new(*store.keys.rotate(key_id, duration(grace), _ACTOR), as_json)
 
 

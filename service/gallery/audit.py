@@ -75,7 +75,7 @@ class Audit:
         if len(found) < limit:
             end = found[-1].seq if found else end
             found += self._sealed_before(end, limit - len(found))
-        return [self._readable(entry) for entry in found]
+        return [readable(entry, self._name) for entry in found]
 
     def verify(self) -> Proof:
         """Check every entry that is here.
@@ -187,14 +187,19 @@ class Audit:
                 found += [entry for entry in reversed(list(_read(path))) if entry.seq < end][: limit - len(found)]
         return found
 
-    def _readable(self, entry: Entry) -> dict[str, Any]:
-        detail = _detail(entry)
-        for field, table in (("collection", "collections"), ("subject", "subjects")):
-            uid = detail.get(field)
-            if isinstance(uid, str):
-                row = self._database.one(f"SELECT name FROM {table} WHERE uid = ?", (uid,))  # noqa: S608
-                detail[field] = {"uid": uid, "name": row[0] if row else None}
-        return {"seq": entry.seq, "at": entry.at, "actor": entry.actor, "event": entry.event, "detail": detail}
+    def _name(self, table: str, uid: str) -> str | None:
+        row = self._database.one(f"SELECT name FROM {table} WHERE uid = ?", (uid,))  # noqa: S608
+        return row[0] if row else None
+
+
+def readable(entry: Entry, name_of: Callable[[str, str], str | None]) -> dict[str, Any]:
+    """An entry as it is shown; `name_of` gives the name of a row (table, uid) that is still there."""
+    detail = _detail(entry)
+    for field, table in (("collection", "collections"), ("subject", "subjects")):
+        uid = detail.get(field)
+        if isinstance(uid, str):
+            detail[field] = {"uid": uid, "name": name_of(table, uid)}
+    return {"seq": entry.seq, "at": entry.at, "actor": entry.actor, "event": entry.event, "detail": detail}
 
 
 def _entry(row: tuple[Any, ...]) -> Entry:

@@ -9,7 +9,6 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -29,34 +28,16 @@ from service.domain import (
     Vector,
 )
 from service.errors import ContractMismatchError, StorageError
+from service.gallery.contract import SYSTEM, Erased, Match
 from service.gallery.folder import lock, remove_scratch
 from service.gallery.index import ExactIndex
 from service.gallery.retention import SweepClock
-from service.gallery.rows import SYSTEM
 from service.gallery.snapshots import Snapshots
 from service.gallery.store import open_store, utc_now
 from service.security.keyfolder import KeyFolder
 
 log = logging.getLogger("facesphere.gallery")
 SWEEP_CHUNK = 1000  # faces erased while others wait
-
-
-@dataclass(frozen=True, slots=True)
-class Erased:
-    """What was erased. Unless `overwritten`, its bytes may be in the files until a later erasure or sweep."""
-
-    face_ids: list[str]
-    overwritten: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Match:
-    """The best face of an enrolled person for a probe."""
-
-    subject: str
-    face_id: str
-    similarity: float
-    subject_uid: str
 
 
 class EmbeddedGallery:
@@ -246,6 +227,11 @@ class EmbeddedGallery:
     def write_snapshots(self) -> None:
         """Write down what spares the next start from reading the records, where much has changed (snapshots.py)."""
         self._snapshots.write_all(self._indexes, self._records.identity, self._records.tags_of)
+
+    def tidy(self) -> None:
+        """Archive the older part of a long audit log, and write snapshots."""
+        self.audit.seal_if_long()
+        self.write_snapshots()
 
     def _believed_now(self) -> datetime | None:
         with self._writing:

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from service.domain import CollectionSettings, ModelInfo, NewFace, StoredFace
-from service.gallery.rows import COLLECTION, SYSTEM, Rows, settings_values, stored
+from service.gallery.contract import SYSTEM
+from service.gallery.rows import COLLECTION, Rows, settings_values, stored
 from service.gallery.sealing import EMPTY, CollectionRow, FaceRow, SubjectRow, combined, crop_context, vector_context
 
 

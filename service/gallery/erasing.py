@@ -6,7 +6,8 @@ from dataclasses import replace
 from datetime import datetime
 
 from service.errors import NotFoundError
-from service.gallery.rows import SYSTEM, Rows
+from service.gallery.contract import SYSTEM
+from service.gallery.rows import Rows
 from service.gallery.sealing import CollectionRow, combined
 from service.security.ledger import Erasure
 

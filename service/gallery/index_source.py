@@ -22,6 +22,14 @@ _CHUNK = 4096
 class IndexSource(Rows):
     """Vectors by row number, and the tags of rows."""
 
+    def check(self) -> Iterator[tuple[str, int]]:
+        """Read and check every row: each collection's name and number of faces.
+
+        Raises:
+            StorageError: a row was changed, is missing, or is of another contract than its collection.
+        """
+        return ((name, len(rows)) for name, rows, _ in self.vectors())
+
     def vectors(self, snapshots: Snapshots | None = None) -> Iterator[tuple[str, list[int], Vectors]]:
         """Per collection: name, row numbers (N) and vectors (N, D), to build the index from. All rows are checked.
 

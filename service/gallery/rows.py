@@ -11,7 +11,6 @@ from service.gallery.sealing import CollectionRow, FaceRow, SubjectRow, checked,
 from service.gallery.trail import Trail
 from service.security.vault import Cipher, Vault
 
-SYSTEM = "system"  # who does what nobody asked for, such as the retention sweep
 COLLECTION = (
     "id, uid, name, purpose, retention_days, store_crops, require_consent, target_fmr, model_id, contract_id,"
     " dimension, created_at, tally, mac"

@@ -11,11 +11,12 @@ import hmac
 import json
 import logging
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from service.errors import StorageError, StorageFullError
+from models.errors import FaceError
+from service.errors import StorageError
 from service.gallery.database import Database
 from service.security.ledger import Anchor, Head
 from service.security.vault import canonical
@@ -57,6 +58,51 @@ def entry_mac(key: bytes, before: bytes, seq: int, at: str, actor: str, event: s
     return hmac.digest(key, canonical((before, seq, at, actor, event, detail)), hashlib.sha256)
 
 
+class Decisions:
+    """Entries of their own, beside no change: of callers who come together one writes for all.
+
+    Where nothing can be written, they wait in memory for when it can: decisions do not stop for it.
+    """
+
+    def __init__(self, now: Callable[[], str], write: Callable[[Sequence[Waiting]], None]) -> None:
+        """`write` puts entries into the log, durably, or raises a FaceError and writes none of them."""
+        self._now = now
+        self._write = write
+        self._waiting: list[Waiting] = []
+        self._lock = threading.Lock()
+        self._turn = threading.Lock()
+
+    def note(self, actor: str, event: str, detail: dict[str, Any]) -> None:
+        """An entry, written when this returns."""
+        mine = Waiting(self._now(), actor, event, Waiting.text(detail))
+        with self._lock:
+            self._waiting.append(mine)
+        with self._turn:
+            if not mine.written:
+                self._write_all()
+
+    def flush(self) -> None:
+        """Write what waits, before the program ends."""
+        with self._turn:
+            if self._waiting:
+                self._write_all()
+            if self._waiting:
+                log.error("%d entries of the audit log could not be written and are lost", len(self._waiting))
+
+    def _write_all(self) -> None:
+        with self._lock:
+            batch, self._waiting = self._waiting, []
+        try:
+            self._write(batch)
+        except FaceError as error:
+            log.error("%d entries of the audit log wait to be written: %s", len(batch), error.message)
+            with self._lock:
+                self._waiting = (batch + self._waiting)[-_MOST_WAITING:]
+            return
+        for each in batch:
+            each.written = True
+
+
 class Trail:
     """Entries that are not archived yet."""
 
@@ -64,9 +110,7 @@ class Trail:
         self._database = database
         self._key = key
         self._anchor = anchor
-        self._waiting: list[Waiting] = []
-        self._lock = threading.Lock()
-        self._turn = threading.Lock()
+        self._decisions = Decisions(database.now, self._write_together)
 
     @contextlib.contextmanager
     def change(self) -> Iterator[None]:
@@ -81,24 +125,12 @@ class Trail:
         self._write(Waiting(self._database.now(), actor, event, Waiting.text(detail)))
 
     def note(self, actor: str, event: str, **detail: Any) -> None:
-        """An entry of its own, on the disk when this returns; of callers who come together one writes for all.
-
-        Where the disk takes nothing, the entry waits in memory for when it does: decisions do not stop for it.
-        """
-        mine = Waiting(self._database.now(), actor, event, Waiting.text(detail))
-        with self._lock:
-            self._waiting.append(mine)
-        with self._turn:
-            if not mine.written:
-                self._write_all()
+        """An entry of its own, on the disk when this returns, or as soon as the disk takes it."""
+        self._decisions.note(actor, event, detail)
 
     def flush(self) -> None:
         """Write what waits for a disk that took nothing, before the program ends."""
-        with self._turn:
-            if self._waiting:
-                self._write_all()
-            if self._waiting:
-                log.error("%d entries of the audit log could not be written and are lost", len(self._waiting))
+        self._decisions.flush()
 
     def anchored_head(self) -> Head:
         """The newest entry, and the tag of the first row of the records with it."""
@@ -133,20 +165,10 @@ class Trail:
                 "facesphere gallery accept-loss"
             )
 
-    def _write_all(self) -> None:
-        with self._lock:
-            batch, self._waiting = self._waiting, []
-        try:
-            with self.change():
-                for each in batch:
-                    self._write(each)
-        except (StorageError, StorageFullError) as error:
-            log.error("%d entries of the audit log wait to be written: %s", len(batch), error.message)
-            with self._lock:
-                self._waiting = (batch + self._waiting)[-_MOST_WAITING:]
-            return
-        for each in batch:
-            each.written = True
+    def _write_together(self, entries: Sequence[Waiting]) -> None:
+        with self.change():
+            for each in entries:
+                self._write(each)
 
     def _write(self, entry: Waiting) -> None:
         seq, before = self.head()

@@ -22,6 +22,7 @@ STATUS: dict[str, grpc.StatusCode] = {
     "source_unavailable": grpc.StatusCode.UNAVAILABLE,
     "not_ready": grpc.StatusCode.UNAVAILABLE,
     "storage_unavailable": grpc.StatusCode.UNAVAILABLE,
+    "gallery_unavailable": grpc.StatusCode.UNAVAILABLE,
     "deadline_exceeded": grpc.StatusCode.DEADLINE_EXCEEDED,
     "storage_full": grpc.StatusCode.RESOURCE_EXHAUSTED,
 }

@@ -27,6 +27,7 @@ STATUS: dict[str, int] = {
     "source_unavailable": HTTPStatus.BAD_GATEWAY,
     "not_ready": HTTPStatus.SERVICE_UNAVAILABLE,
     "storage_unavailable": HTTPStatus.SERVICE_UNAVAILABLE,
+    "gallery_unavailable": HTTPStatus.SERVICE_UNAVAILABLE,
     "deadline_exceeded": HTTPStatus.GATEWAY_TIMEOUT,
     "storage_full": HTTPStatus.INSUFFICIENT_STORAGE,
 }

@@ -37,6 +37,7 @@ class Cipher:
     def __init__(self, key: bytes) -> None:
         self._aead = AESGCM(_derived(key, b"encrypt"))
         self._mac_key = _derived(key, b"authenticate")
+        self.rotation_seed = _derived(key, b"rotate")  # of the codes that PostgreSQL searches by (postgres/codes.py)
 
     def seal(self, plain: bytes, context: bytes) -> bytes:
         """nonce | ciphertext | tag. `context` says what and whose this is; it can only be opened with the same."""
@@ -59,6 +60,27 @@ class Cipher:
         return hmac.digest(self._mac_key, canonical(fields), hashlib.sha256)[:MAC_BYTES]
 
 
+class MasterKey:
+    """What comes of the master key: it wraps the keys of collections, and seals what belongs to none of them."""
+
+    def __init__(self, key: bytes) -> None:
+        self._aead = AESGCM(_derived(key, b"wrap"))
+        self.store = Cipher(_derived(key, b"store"))  # for what belongs to no collection
+        self.audit_key = _derived(key, b"audit log")
+        self.ledger_key = _derived(key, b"ledger")
+        self.pepper = _derived(key, b"api keys")
+        self.check = _derived(key, b"check")  # tells whether another program has the same master key, and nothing else
+
+    def wrap(self, uid: str, key: bytes) -> bytes:
+        """The key of a collection, as it may lie on a disk."""
+        nonce = secrets.token_bytes(_NONCE)
+        return nonce + self._aead.encrypt(nonce, key, _context(uid))
+
+    def unwrap(self, uid: str, wrapped: bytes) -> bytes:
+        """The key again; InvalidTag or ValueError if it is another's, or damaged."""
+        return self._aead.decrypt(wrapped[:_NONCE], wrapped[_NONCE:], _context(uid))
+
+
 class Vault:
     """The keyring of one data folder."""
 
@@ -69,11 +91,9 @@ class Vault:
             StorageError: it is damaged, or was made with another master key.
         """
         self._file = folder / "keyring.json"
-        self._master = AESGCM(_derived(master, b"wrap"))
-        self.store = Cipher(_derived(master, b"store"))  # for what belongs to no collection
-        self.audit_key = _derived(master, b"audit log")
-        self.ledger_key = _derived(master, b"ledger")
-        self.pepper = _derived(master, b"api keys")
+        self.master = MasterKey(master)
+        self.store, self.pepper = self.master.store, self.master.pepper
+        self.audit_key, self.ledger_key = self.master.audit_key, self.master.ledger_key
         self._lock = threading.Lock()
         self._wrapped = _read_keyring(self._file)
         self._ciphers = {uid: Cipher(self._unwrap(uid, wrapped)) for uid, wrapped in self._wrapped.items()}
@@ -85,8 +105,7 @@ class Vault:
             StorageFullError, StorageError: the keyring cannot be written.
         """
         key = secrets.token_bytes(KEY_BYTES)
-        nonce = secrets.token_bytes(_NONCE)
-        wrapped = nonce + self._master.encrypt(nonce, key, _context(uid))
+        wrapped = self.master.wrap(uid, key)
         with self._lock:
             self._write({**self._wrapped, uid: base64.b64encode(wrapped).decode()})
             self._ciphers[uid] = Cipher(key)
@@ -141,8 +160,7 @@ class Vault:
 
     def _unwrap(self, uid: str, wrapped: str) -> bytes:
         try:
-            raw = base64.b64decode(wrapped, validate=True)
-            return self._master.decrypt(raw[:_NONCE], raw[_NONCE:], _context(uid))
+            return self.master.unwrap(uid, base64.b64decode(wrapped, validate=True))
         except (InvalidTag, ValueError) as error:
             raise StorageError(
                 f"a key in {self._file} cannot be opened: this is not its master key, or the file is damaged"

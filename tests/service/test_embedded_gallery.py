@@ -15,15 +15,15 @@ from typing import Any
 
 import numpy as np
 import pytest
-from enrolment import DIMENSION, MODEL, SETTINGS, files_with, near, new_face, new_faces, units
-from galleries import Clock, open_gallery, stored_bytes
+from enrolment import MODEL, SETTINGS, files_with, near, new_face, new_faces, units
+from galleries import open_gallery, stored_bytes
 from photos import ROOT
 
-from models.preprocess import l2_normalize
 from service.domain import CollectionSettings, ModelInfo
-from service.errors import ContractMismatchError, NotFoundError, StorageError, StorageFullError
+from service.errors import NotFoundError, StorageError, StorageFullError
 from service.gallery import embedded
-from service.gallery.embedded import EmbeddedGallery, Erased
+from service.gallery.contract import Erased
+from service.gallery.embedded import EmbeddedGallery
 
 CONTRACT = MODEL.contract_id
 
@@ -51,55 +51,6 @@ def _names(gallery: EmbeddedGallery, probe: np.ndarray, limit: int = 1000) -> li
 # --- searching
 
 
-def test_a_search_names_each_person_once_by_their_best_face(gallery: EmbeddedGallery) -> None:
-    people = {f"person {number}": units(number, 4) for number in range(20)}
-    ids = _enrol(gallery, people)
-    probe = units(99, 1)[0]
-
-    matches, size = gallery.search("lab", CONTRACT, probe, 7)
-
-    assert size == 80
-    expected = sorted(
-        ((float((vectors @ probe).max()), name, ids[name][int((vectors @ probe).argmax())]))
-        for name, vectors in people.items()
-    )[::-1][:7]
-    assert [(match.subject, match.face_id) for match in matches] == [(name, face) for _, name, face in expected]
-    assert [match.similarity for match in matches] == pytest.approx([score for score, _, _ in expected], abs=1e-6)
-
-
-def test_a_person_with_many_faces_does_not_crowd_out_the_others(gallery: EmbeddedGallery) -> None:
-    probe = units(1, 1)[0]
-    crowd = np.stack([near(probe, seed) for seed in range(300)])
-    others = {f"other {number}": near(probe, 1000 + number, distance=1.0)[None] for number in range(4)}
-    _enrol(gallery, {"many faces": crowd, **others})
-
-    matches, size = gallery.search("lab", CONTRACT, probe, 3)
-
-    assert size == 304
-    ranked = sorted(others, key=lambda name: -float(others[name][0] @ probe))
-    assert [match.subject for match in matches] == ["many faces", *ranked[:2]]
-
-
-def test_a_limit_above_the_number_of_people_finds_everybody(gallery: EmbeddedGallery) -> None:
-    _enrol(gallery, {"Ann": units(1, 3), "Bob": units(2, 1)})
-
-    assert sorted(_names(gallery, units(3, 1)[0])) == ["Ann", "Bob"]
-
-
-def test_an_empty_collection_finds_nobody(gallery: EmbeddedGallery) -> None:
-    assert gallery.search("lab", CONTRACT, units(1, 1)[0], 5) == ([], 0)
-
-
-def test_collections_do_not_see_each_other(gallery: EmbeddedGallery) -> None:
-    gallery.put_collection("gate", SETTINGS, MODEL)
-    probe = units(1, 1)
-    _enrol(gallery, {"Ann": probe})
-    _enrol(gallery, {"Bob": probe}, "gate")
-
-    assert _names(gallery, probe[0]) == ["Ann"]
-    assert [match.subject for match in gallery.search("gate", CONTRACT, probe[0], 5)[0]] == ["Bob"]
-
-
 def test_a_face_that_the_records_no_longer_know_is_never_named(gallery: EmbeddedGallery) -> None:
     probe = units(1, 1)[0]
     _enrol(gallery, {"Ann": probe[None], "Bob": near(probe, 2)[None]})
@@ -113,75 +64,7 @@ def test_a_face_that_the_records_no_longer_know_is_never_named(gallery: Embedded
 # --- contracts and names
 
 
-def test_vectors_of_another_contract_are_refused_in_every_call(gallery: EmbeddedGallery) -> None:
-    _enrol(gallery, {"Ann": units(1, 1)})
-    other = "f" * 16
-
-    for call in (
-        lambda: gallery.enrol("lab", other, "Bob", new_faces(units(2, 1))),
-        lambda: gallery.search("lab", other, units(2, 1)[0], 5),
-        lambda: gallery.vectors_of("lab", other, "Ann"),
-    ):
-        with pytest.raises(ContractMismatchError) as refused:
-            call()
-        assert refused.value.details == {"collection_contract_id": CONTRACT, "server_contract_id": other}
-    assert gallery.collection("lab").subjects == 1
-
-
-def test_a_collection_that_is_not_there_is_not_found_in_every_call(gallery: EmbeddedGallery) -> None:
-    for call in (
-        lambda: gallery.collection("nowhere"),
-        lambda: gallery.collection_info("nowhere"),
-        lambda: gallery.size("nowhere"),
-        lambda: gallery.enrol("nowhere", CONTRACT, "Ann", new_faces(units(1, 1))),
-        lambda: gallery.search("nowhere", CONTRACT, units(1, 1)[0], 5),
-        lambda: gallery.vectors_of("nowhere", CONTRACT, "Ann"),
-        lambda: gallery.subject("nowhere", "Ann"),
-        lambda: gallery.subjects("nowhere", "", 5),
-        lambda: gallery.erase("nowhere"),
-        lambda: gallery.erase("nowhere", "Ann"),
-        lambda: gallery.erase("nowhere", "Ann", "face"),
-    ):
-        with pytest.raises(NotFoundError, match="nowhere"):
-            call()
-
-
-def test_creating_says_so_and_changing_keeps_the_people(gallery: EmbeddedGallery) -> None:
-    created, is_new = gallery.put_collection("gate", SETTINGS, MODEL)
-    assert (is_new, created.faces, created.model) == (True, 0, MODEL)
-    _enrol(gallery, {"Ann": units(1, 2)}, "gate")
-
-    changed, is_new = gallery.put_collection("gate", CollectionSettings("other purpose"), MODEL)
-
-    assert (is_new, changed.faces, changed.settings.purpose) == (False, 2, "other purpose")
-    assert len(gallery.search("gate", CONTRACT, units(1, 1)[0], 5)[0]) == 1
-    assert [each.name for each in gallery.collections()] == ["gate", "lab"]
-
-
 # --- restarting
-
-
-def test_everything_survives_closing_and_reopening(tmp_path: Path) -> None:
-    people = {f"person {number}": units(number, 3) for number in range(10)}
-    probe = units(77, 1)[0]
-    with closing(open_gallery(tmp_path)) as before:
-        before.put_collection("lab", SETTINGS, MODEL)
-        before.put_collection("empty", SETTINGS, MODEL)
-        ids = _enrol(before, people)
-        before.erase("lab", "person 3")
-        before.erase("lab", "person 4", ids["person 4"][0])
-        found = before.search("lab", CONTRACT, probe, 1000)
-        page = before.subjects("lab", "", 100)
-        collections = before.collections()
-
-    with closing(open_gallery(tmp_path)) as after:
-        assert after.search("lab", CONTRACT, probe, 1000) == found
-        assert found[1] == 26
-        assert after.subjects("lab", "", 100) == page
-        assert after.collections() == collections
-        assert after.search("empty", CONTRACT, probe, 5) == ([], 0)
-        _enrol(after, {"person 3": probe[None]})
-        assert _names(after, probe, 1) == ["person 3"]
 
 
 ENROL_FOREVER = """
@@ -379,18 +262,6 @@ def test_an_erased_collection_is_gone_with_all_its_people(tmp_path: Path) -> Non
         assert gallery.search("lab", CONTRACT, units(0, 1)[0], 5) == ([], 0)
 
 
-def test_one_erased_face_leaves_the_others_of_the_person(gallery: EmbeddedGallery) -> None:
-    vectors = units(1, 3)
-    ids = _enrol(gallery, {"Ann": vectors})["Ann"]
-
-    assert gallery.erase("lab", "Ann", ids[1]) == Erased([ids[1]], overwritten=True)
-
-    assert [face.face_id for face in gallery.subject("lab", "Ann").faces] == [ids[0], ids[2]]
-    (match,), size = gallery.search("lab", CONTRACT, vectors[1], 5)
-    assert (match.subject, size) == ("Ann", 2)
-    assert match.similarity < 0.999
-
-
 @contextmanager
 def _foreign_reader(folder: Path) -> Iterator[None]:
     """Another program in the middle of reading the gallery, a backup for one."""
@@ -458,15 +329,6 @@ def test_bytes_that_a_stopped_program_left_are_overwritten_at_the_next_start(tmp
     assert not (tmp_path / "gallery.overwrite-pending").exists()
 
 
-def test_the_size_of_a_collection_is_that_of_a_search(gallery: EmbeddedGallery) -> None:
-    assert gallery.size("lab") == 0
-    _enrol(gallery, {"Ann": units(1, 3), "Bob": units(2, 2)})
-    gallery.erase("lab", "Bob")
-
-    assert gallery.size("lab") == gallery.search("lab", CONTRACT, units(1, 1)[0], 5)[1] == 3
-    assert gallery.collection_info("lab") == (SETTINGS, MODEL)
-
-
 def test_a_full_disk_changes_neither_records_nor_search(gallery: EmbeddedGallery) -> None:
     probe = units(1, 1)[0]
     _enrol(gallery, {"Ann": probe[None]})
@@ -516,90 +378,7 @@ def test_the_retention_sweep_erases_exactly_what_is_past_its_date(tmp_path: Path
         assert left() == [0, 0, 2]
 
 
-def test_a_sweep_without_a_time_is_a_sweep_now(tmp_path: Path) -> None:
-    clock = Clock("2026-01-10T12:00:00+00:00")
-    with closing(open_gallery(tmp_path / "data", clock)) as gallery:
-        gallery.put_collection("lab", CollectionSettings("p", 1), MODEL)
-        _enrol(gallery, {"Ann": units(1, 2)})
-        clock.set("2026-01-11T11:59:00+00:00")
-        assert gallery.erase_expired() == 0
-
-        clock.set("2026-01-11T12:01:00+00:00")
-
-        assert gallery.erase_expired() == 2
-
-
-def test_two_sweeps_at_once_share_the_work(gallery: EmbeddedGallery) -> None:
-    gallery.put_collection("lab", CollectionSettings("p", 1), MODEL)
-    _enrol(gallery, {f"person {number}": units(number, 2) for number in range(20)})
-    later = datetime.now(UTC) + timedelta(days=2)
-    counts: list[int] = []
-    threads = [threading.Thread(target=lambda: counts.append(gallery.erase_expired(later))) for _ in range(2)]
-
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-
-    assert len(counts) == 2  # a sweep that met an error would not have counted
-    assert sum(counts) == 40
-
-
 # --- many threads
-
-
-def test_searches_beside_enrolments_and_erasures_name_only_people_who_are_near(gallery: EmbeddedGallery) -> None:
-    centre = units(0, 1)[0]
-    stop = threading.Event()
-    errors: list[BaseException] = []
-    _enrol(gallery, {"always there": centre[None]})
-
-    def guarded(work: Callable[[], None]) -> Callable[[], None]:
-        def run() -> None:
-            try:
-                work()
-            except BaseException as error:  # an assertion of a thread must fail the test
-                errors.append(error)
-
-        return run
-
-    def change(worker: int) -> None:
-        for number in range(25):
-            name = f"person {worker}-{number}"
-            _enrol(gallery, {name: np.stack([near(centre, number), near(centre, number + 1)])})
-            assert name in _names(gallery, centre)
-            gallery.erase("lab", name)
-            assert name not in _names(gallery, centre)
-
-    def search() -> None:
-        while not stop.is_set():
-            names = _names(gallery, centre)
-            assert names[0] == "always there"
-            assert len(names) == len(set(names))
-
-    changing = [threading.Thread(target=guarded(lambda worker=worker: change(worker))) for worker in range(3)]
-    searching = [threading.Thread(target=guarded(search)) for _ in range(2)]
-    for thread in (*changing, *searching):
-        thread.start()
-    for thread in changing:
-        thread.join()
-    stop.set()
-    for thread in searching:
-        thread.join()
-
-    assert errors == []
-    assert gallery.search("lab", CONTRACT, centre, 5)[1] == 1
-
-
-def test_a_vector_is_stored_as_it_was_given(gallery: EmbeddedGallery) -> None:
-    vector = l2_normalize(np.linspace(-1, 1, DIMENSION)[None])[0]
-    ids = _enrol(gallery, {"Ann": vector[None]})["Ann"]
-
-    ((face_id, stored),) = gallery.vectors_of("lab", CONTRACT, "Ann")
-
-    assert face_id == ids[0]
-    assert stored.dtype == np.float32
-    np.testing.assert_array_equal(stored, vector)
 
 
 @pytest.mark.parametrize(("seed", "dimension"), [(1, 8), (10, 128)])

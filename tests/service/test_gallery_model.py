@@ -7,16 +7,23 @@ from typing import Any
 
 import numpy as np
 import pytest
+from engines import Embedded, Engine, Postgres
 from enrolment import DIMENSION, MODEL, new_face, units
-from galleries import keys_of, open_gallery
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+from postgres_server import Cluster
 
 from service.domain import CollectionSettings
 from service.errors import NotFoundError
 from service.gallery import snapshots
-from service.gallery.embedded import EmbeddedGallery
 
 COLLECTIONS = st.sampled_from(["lab", "gate"])
 PEOPLE = st.sampled_from(["Ann", "Bob", "Cid", "Zoë"])
@@ -31,16 +38,21 @@ class GalleryModel(RuleBasedStateMachine):
         self.folder = tempfile.TemporaryDirectory()
         self.people: dict[str, dict[str, dict[str, np.ndarray]]] = {}
 
+    def engine_in(self, folder: Path) -> Engine:
+        """A place for an empty gallery."""
+        return Embedded(folder)
+
     @initialize()
     def begin(self) -> None:
         self.threshold, snapshots.FROM_FACES = snapshots.FROM_FACES, 1
-        self.path = Path(self.folder.name) / "data"
-        self.gallery = open_gallery(self.path)
+        self.engine = self.engine_in(Path(self.folder.name))
+        self.gallery = self.engine.open()
 
     def teardown(self) -> None:
         if hasattr(self, "gallery"):
             self.gallery.close()
             snapshots.FROM_FACES = self.threshold
+            self.engine.remove()
         self.folder.cleanup()
 
     @rule(name=COLLECTIONS, purpose=st.sampled_from(["door", "till"]))
@@ -99,19 +111,17 @@ class GalleryModel(RuleBasedStateMachine):
                 assert match.face_id in people[match.subject]
 
     @rule()
-    def write_snapshots(self) -> None:
-        self.gallery.write_snapshots()
+    def tidy(self) -> None:
+        self.gallery.tidy()
 
     @rule()
     def restart(self) -> None:
         self.gallery.close()
-        self.gallery = open_gallery(self.path)
+        self.gallery = self.engine.open()
 
     @rule()
-    def kill(self) -> None:
-        """The files as they are now, opened by another program, without a word of goodbye from this one."""
-        self.gallery._lock_file.close()
-        self.gallery = EmbeddedGallery(self.path, keys_of(self.path))
+    def crash(self) -> None:
+        self.gallery = self.engine.crash(self.gallery)
 
     @invariant()
     def the_records_are_those_of_the_model(self) -> None:
@@ -128,11 +138,24 @@ class GalleryModel(RuleBasedStateMachine):
                 assert vector.shape == (DIMENSION,)
 
 
-GalleryModel.TestCase.settings = settings(
-    max_examples=25,
-    stateful_step_count=25,
-    deadline=None,
-    derandomize=True,
-    suppress_health_check=[HealthCheck.too_slow],
-)
-test_any_history_of_calls_gives_the_answers_of_the_model = GalleryModel.TestCase
+def _histories(examples: int) -> settings:
+    return settings(
+        max_examples=examples,
+        stateful_step_count=25,
+        deadline=None,
+        derandomize=True,
+        suppress_health_check=[HealthCheck.too_slow],
+    )
+
+
+def test_any_history_of_calls_gives_the_answers_of_the_model() -> None:
+    run_state_machine_as_test(GalleryModel, settings=_histories(25))
+
+
+@pytest.mark.parametrize("examples", [25, pytest.param(200, marks=[pytest.mark.slow, pytest.mark.timeout(1200)])])
+def test_the_same_histories_of_calls_give_them_in_postgresql(cluster: Cluster, examples: int) -> None:
+    class PostgresModel(GalleryModel):
+        def engine_in(self, folder: Path) -> Engine:
+            return Postgres(folder, cluster)
+
+    run_state_machine_as_test(PostgresModel, settings=_histories(examples))

@@ -3,6 +3,7 @@
 import base64
 import json
 import sqlite3
+from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
@@ -12,10 +13,25 @@ from enrolment import files_with, new_face
 from galleries import open_gallery
 from live_server import LiveServer, live_server
 from photos import encode
+from postgres_server import Cluster
 
 from models.registry import Registry
 from service.domain import CollectionSettings, ModelInfo, Receipt
 from service.security.receipts import verify
+
+
+@pytest.fixture(scope="module", params=["embedded", "postgres"])
+def server(
+    request: pytest.FixtureRequest, models_dir: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[LiveServer]:
+    """A real server with an empty gallery of each engine, shared by the tests of this file."""
+    settings = {"models_dir": str(models_dir)}
+    if request.param == "postgres":
+        cluster: Cluster = request.getfixturevalue("cluster")
+        settings["gallery_url"] = cluster.url(cluster.new_database())
+    with live_server(tmp_path_factory.mktemp("data"), **settings) as running:
+        yield running
+
 
 PURPOSE = {"purpose": "test of the door"}
 EMPTY = encode(np.full((64, 64, 3), 200, np.uint8))

@@ -2,14 +2,13 @@
 
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 
 import pytest
+from engines import Engine
 from enrolment import MODEL, new_faces, units
-from galleries import keys_of
 
 from service.domain import CollectionSettings
-from service.gallery.embedded import EmbeddedGallery
+from service.gallery.contract import Gallery
 
 DAY = timedelta(days=1)
 BEGIN = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -26,9 +25,9 @@ class Machine:
         self.wall += time
         self.count += time.total_seconds()
 
-    def open(self, folder: Path) -> EmbeddedGallery:
+    def open(self, engine: Engine) -> Gallery:
         """A gallery on this machine."""
-        return EmbeddedGallery(folder, keys_of(folder), lambda: self.wall, lambda: self.count)
+        return engine.open(lambda: self.wall, lambda: self.count)
 
 
 @pytest.fixture
@@ -36,16 +35,16 @@ def machine() -> Machine:
     return Machine()
 
 
-def _enrolled(machine: Machine, folder: Path) -> EmbeddedGallery:
-    gallery = machine.open(folder)
+def _enrolled(machine: Machine, engine: Engine) -> Gallery:
+    gallery = machine.open(engine)
     gallery.put_collection("lab", CollectionSettings("p", retention_days=30), MODEL)
     gallery.enrol("lab", MODEL.contract_id, "Ann", new_faces(units(1, 2)))
     assert gallery.erase_expired() == 0
     return gallery
 
 
-def test_faces_are_erased_when_their_days_are_over(machine: Machine, tmp_path: Path) -> None:
-    with closing(_enrolled(machine, tmp_path / "data")) as gallery:
+def test_faces_are_erased_when_their_days_are_over(machine: Machine, engine: Engine) -> None:
+    with closing(_enrolled(machine, engine)) as gallery:
         for _ in range(29 * 24):
             machine.passes(timedelta(hours=1))
             assert gallery.erase_expired() == 0
@@ -54,8 +53,8 @@ def test_faces_are_erased_when_their_days_are_over(machine: Machine, tmp_path: P
         assert gallery.erase_expired() == 2
 
 
-def test_a_clock_that_jumps_ahead_and_comes_back_erases_nobody(machine: Machine, tmp_path: Path) -> None:
-    with closing(_enrolled(machine, tmp_path / "data")) as gallery:
+def test_a_clock_that_jumps_ahead_and_comes_back_erases_nobody(machine: Machine, engine: Engine) -> None:
+    with closing(_enrolled(machine, engine)) as gallery:
         machine.wall += 3650 * DAY
         for _ in range(20):
             machine.passes(timedelta(hours=1))
@@ -67,8 +66,8 @@ def test_a_clock_that_jumps_ahead_and_comes_back_erases_nobody(machine: Machine,
         assert gallery.size("lab") == 2
 
 
-def test_a_clock_that_stands_by_its_jump_for_a_day_is_believed(machine: Machine, tmp_path: Path) -> None:
-    with closing(_enrolled(machine, tmp_path / "data")) as gallery:
+def test_a_clock_that_stands_by_its_jump_for_a_day_is_believed(machine: Machine, engine: Engine) -> None:
+    with closing(_enrolled(machine, engine)) as gallery:
         machine.wall += 40 * DAY
         erased = 0
         for _ in range(26):
@@ -81,9 +80,9 @@ def test_a_clock_that_stands_by_its_jump_for_a_day_is_believed(machine: Machine,
         assert erased == 2
 
 
-def test_a_clock_that_was_set_right_does_not_erase_who_was_enrolled_since(machine: Machine, tmp_path: Path) -> None:
+def test_a_clock_that_was_set_right_does_not_erase_who_was_enrolled_since(machine: Machine, engine: Engine) -> None:
     machine.wall += 3650 * DAY  # wrong from the first start on
-    with closing(_enrolled(machine, tmp_path / "data")) as gallery:
+    with closing(_enrolled(machine, engine)) as gallery:
         machine.wall -= 3650 * DAY
         gallery.enrol("lab", MODEL.contract_id, "Bob", new_faces(units(2, 1)))
         for _ in range(60):
@@ -92,9 +91,9 @@ def test_a_clock_that_was_set_right_does_not_erase_who_was_enrolled_since(machin
 
 
 def test_a_day_of_doubt_begins_anew_with_another_jump_and_goes_on_over_restarts(
-    machine: Machine, tmp_path: Path
+    machine: Machine, engine: Engine
 ) -> None:
-    gallery = _enrolled(machine, tmp_path / "data")
+    gallery = _enrolled(machine, engine)
     machine.wall += timedelta(hours=2)
     for _ in range(23):
         machine.passes(timedelta(hours=1))
@@ -105,7 +104,7 @@ def test_a_day_of_doubt_begins_anew_with_another_jump_and_goes_on_over_restarts(
     for _ in range(3):
         gallery.close()
         machine.count = 5.0
-        gallery = machine.open(tmp_path / "data")
+        gallery = machine.open(engine)
         for _ in range(7):
             machine.passes(timedelta(hours=1))
             assert gallery.erase_expired() == 0
@@ -114,23 +113,23 @@ def test_a_day_of_doubt_begins_anew_with_another_jump_and_goes_on_over_restarts(
     gallery.close()
 
 
-def test_a_restart_with_a_wrong_clock_erases_nobody(machine: Machine, tmp_path: Path) -> None:
-    _enrolled(machine, tmp_path / "data").close()
+def test_a_restart_with_a_wrong_clock_erases_nobody(machine: Machine, engine: Engine) -> None:
+    _enrolled(machine, engine).close()
     machine.wall += 365 * DAY
     machine.count = 5.0  # the machine was started anew
 
-    with closing(machine.open(tmp_path / "data")) as gallery:
+    with closing(machine.open(engine)) as gallery:
         assert gallery.erase_expired() == 0
         machine.passes(timedelta(hours=23))
         assert gallery.erase_expired() == 0
 
 
-def test_a_stop_of_some_days_is_no_jump(machine: Machine, tmp_path: Path) -> None:
-    with closing(_enrolled(machine, tmp_path / "data")) as gallery:
+def test_a_stop_of_some_days_is_no_jump(machine: Machine, engine: Engine) -> None:
+    with closing(_enrolled(machine, engine)) as gallery:
         machine.passes(28 * DAY)
         gallery.erase_expired()
     machine.passes(3 * DAY)
     machine.count = 5.0
 
-    with closing(machine.open(tmp_path / "data")) as gallery:
+    with closing(machine.open(engine)) as gallery:
         assert gallery.erase_expired() == 2

@@ -6,11 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import SecretStr
 
 from service.errors import InvalidRequestError
 from service.settings import PREFIX, Settings, read_settings
 
 KEY = "correct-horse-battery"
+DATABASE = "postgresql://facesphere:secret@db1,db2/faces?sslmode=verify-full"
 MASTER = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8="
 
 # Every field: a value that is not its default, as it stands in the environment and as it is read.
@@ -23,6 +25,8 @@ VALUES: dict[str, tuple[str, Any]] = {
     "master_key": (MASTER, MASTER),
     "master_key_file": ("/run/secrets/master", Path("/run/secrets/master")),
     "master_key_command": ("vault read key", "vault read key"),
+    "gallery_url": (DATABASE, DATABASE),
+    "gallery_replica_url": (DATABASE, DATABASE),
     "models_dir": ("/opt/models", Path("/opt/models")),
     "model": ("my-model", "my-model"),
     "detector": ("my-detector", "my-detector"),
@@ -57,7 +61,7 @@ def _nothing_set(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def _value(settings: Settings, name: str) -> Any:
     value = getattr(settings, name)
-    return value.get_secret_value() if name in ("api_key", "master_key") and value is not None else value
+    return value.get_secret_value() if isinstance(value, SecretStr) else value
 
 
 def _refusal(**flags: Any) -> str:
@@ -78,9 +82,8 @@ def test_each_field_is_read_from_the_environment(monkeypatch: pytest.MonkeyPatch
     if name != "workers":  # the one that has a single allowed value
         assert _value(read_settings(), name) != value
 
-    for each in (
-        {name, "tls_cert", "tls_key"} if name.startswith("tls") else {name}
-    ):  # one without the others is nothing
+    groups = {"tls": {"tls_cert", "tls_key"}, "gallery": {"gallery_url"}}  # one without the others is nothing
+    for each in {name} | groups.get(name.partition("_")[0], set()):
         monkeypatch.setenv(PREFIX + each.upper(), VALUES[each][0])
 
     assert _value(read_settings(), name) == value

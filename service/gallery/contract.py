@@ -1,0 +1,161 @@
+"""What a gallery is, whichever engine keeps it: one process's own files (embedded.py), or PostgreSQL (postgres/)."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any, Protocol
+
+from service.domain import (
+    Collection,
+    CollectionSettings,
+    ModelInfo,
+    NewFace,
+    Page,
+    StoredFace,
+    Subject,
+    SubjectExport,
+    Vector,
+)
+from service.security.keys import ApiKey, KeyGrant, KeyTable
+
+SYSTEM = "system"  # who does what nobody asked for, such as the retention sweep
+
+
+@dataclass(frozen=True, slots=True)
+class Erased:
+    """What was erased. Unless `overwritten`, its bytes may be on the disk for some time still."""
+
+    face_ids: list[str]
+    overwritten: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """The best face of an enrolled person for a probe."""
+
+    subject: str
+    face_id: str
+    similarity: float
+    subject_uid: str
+
+
+class Keys(KeyTable, Protocol):
+    """API keys, and what may be done to them. When a change returns, every server goes by it."""
+
+    def create(self, grant: KeyGrant, actor: str) -> tuple[ApiKey, str]:
+        """A new key, and the text of it, which is kept nowhere."""
+        ...
+
+    def revoke(self, key_id: str, actor: str) -> ApiKey:
+        """The key opens nothing from now on; NotFoundError if there is none of that id."""
+        ...
+
+    def rotate(self, key_id: str, grace: timedelta, actor: str) -> tuple[ApiKey, str]:
+        """A new key with the rights of an old one, which goes on working for a while."""
+        ...
+
+    def list(self) -> Sequence[ApiKey]:
+        """All keys, oldest first."""
+        ...
+
+    def note_used(self, used: Mapping[str, datetime]) -> None:
+        """When keys were used last."""
+        ...
+
+
+class Log(Protocol):
+    """The audit log, as it is read."""
+
+    def page(self, before: int | None, limit: int) -> list[dict[str, Any]]:
+        """Up to `limit` entries, newest first, those before entry `before`."""
+        ...
+
+
+class Gallery(Protocol):
+    """Collections of enrolled people. Calls may come from several threads; what an answered call did is durable.
+
+    Names that are not there are NotFoundError, vectors of another contract ContractMismatchError, a full disk
+    StorageFullError and a database that cannot be reached GalleryUnavailableError, in every call.
+    """
+
+    @property
+    def keys(self) -> Keys:
+        """API keys."""
+        ...
+
+    @property
+    def audit(self) -> Log:
+        """What was done and decided."""
+        ...
+
+    def close(self) -> None:
+        """Finish and give everything free."""
+        ...
+
+    def put_collection(
+        self, name: str, settings: CollectionSettings, model: ModelInfo, actor: str = SYSTEM
+    ) -> tuple[Collection, bool]:
+        """Create a collection, or change its settings; True if it was created."""
+        ...
+
+    def collections(self) -> list[Collection]:
+        """All collections by name."""
+        ...
+
+    def collection(self, name: str) -> Collection:
+        """One collection."""
+        ...
+
+    def collection_info(self, name: str) -> tuple[CollectionSettings, ModelInfo]:
+        """Settings and model of a collection, in a time that does not grow with its people."""
+        ...
+
+    def size(self, collection: str) -> int:
+        """Number of faces that a search would look at."""
+        ...
+
+    def enrol(
+        self, collection: str, contract_id: str, subject: str, faces: Sequence[NewFace], actor: str = SYSTEM
+    ) -> list[StoredFace]:
+        """Store faces of a person, who is created if new: all of them or none."""
+        ...
+
+    def note(
+        self, actor: str, event: str, collection: str | None = None, subject: str | None = None, **detail: Any
+    ) -> None:
+        """A decision, in the audit log; collection and subject by name, which are not written there."""
+        ...
+
+    def subject(self, collection: str, name: str) -> Subject:
+        """A person and their faces, without vectors."""
+        ...
+
+    def subjects(self, collection: str, after: str, limit: int) -> Page:
+        """People by name, those after `after`."""
+        ...
+
+    def vectors_of(self, collection: str, contract_id: str, subject: str) -> list[tuple[str, Vector]]:
+        """face_id and vector of every face of a person."""
+        ...
+
+    def search(self, collection: str, contract_id: str, vector: Vector, limit: int) -> tuple[list[Match], int]:
+        """The `limit` people nearest to a probe, each by their best face, and the number of faces searched."""
+        ...
+
+    def erase(
+        self, collection: str, subject: str | None = None, face_id: str | None = None, actor: str = SYSTEM
+    ) -> Erased:
+        """Erase a collection, a person or a face."""
+        ...
+
+    def export(self, collection: str, subject: str, actor: str = SYSTEM) -> SubjectExport:
+        """All that is kept of a person. The log tells that it was asked for."""
+        ...
+
+    def erase_expired(self, now: datetime | None = None) -> int:
+        """Erase the faces whose retention is over, and people who have no other; the number of faces."""
+        ...
+
+    def tidy(self) -> None:
+        """What keeps a gallery that grows as it should be; asked for now and then."""
+        ...

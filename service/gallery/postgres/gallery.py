@@ -1,0 +1,256 @@
+"""The gallery of several servers: one database, of which each of them may be killed at any moment."""
+
+import contextlib
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from service.domain import (
+    Collection,
+    CollectionSettings,
+    ModelInfo,
+    NewFace,
+    Page,
+    StoredFace,
+    Subject,
+    SubjectExport,
+    Vector,
+)
+from service.errors import StorageError
+from service.gallery.contract import SYSTEM, Erased, Match
+from service.gallery.postgres.changes import Changes
+from service.gallery.postgres.connections import Connections
+from service.gallery.postgres.database import Database
+from service.gallery.postgres.indexes import Indexes
+from service.gallery.postgres.key_table import PostgresKeyTable
+from service.gallery.postgres.keyring import Keyring
+from service.gallery.postgres.records import Records, counted
+from service.gallery.postgres.replica import Replica
+from service.gallery.postgres.rows import Tally
+from service.gallery.postgres.schema import prepare
+from service.gallery.postgres.search import Search
+from service.gallery.postgres.signing import share_signing_key
+from service.gallery.postgres.sweep import Sweep
+from service.gallery.postgres.trail import PostgresTrail
+from service.gallery.store import utc_now
+from service.security.vault import MasterKey
+
+
+@dataclass(frozen=True, slots=True)
+class PostgresStore:
+    """The parts of a database, opened together; what the command line works on."""
+
+    connections: Connections
+    database: Database
+    keyring: Keyring
+    records: Records
+    changes: Changes
+    trail: PostgresTrail
+    keys: PostgresKeyTable
+
+    @property
+    def audit(self) -> PostgresTrail:
+        """The log, as it is read."""
+        return self.trail
+
+    def close(self) -> None:
+        """Close it; what of the log waits to be written is."""
+        self.keys.close()
+        self.trail.flush()
+        self.connections.close()
+
+
+def open_store(
+    url: str, master: MasterKey, now: Callable[[], datetime] = utc_now, unfinished: bool = False
+) -> PostgresStore:
+    """Open the gallery of a database, whose tables are made at first use; `unfinished`: or one that is being copied.
+
+    Raises:
+        InvalidRequestError: `url` is none.
+        GalleryUnavailableError: it cannot be reached.
+        StorageError: it lacks something, was begun with another master key, or is not all there yet.
+    """
+    connections = Connections(url, "read-write")
+    try:
+        database = Database(connections, now)
+        prepare(database, master)
+        if not unfinished and database.one("SELECT migrating FROM store") != (None,):
+            raise StorageError(
+                "a gallery is being copied into this database, and not all of it is there: finish it with: "
+                "facesphere gallery migrate"
+            )
+        keyring = Keyring(database, master)
+        records = Records(database, keyring)
+        trail = PostgresTrail(database, master.audit_key)
+        changes = Changes(database, keyring, records, trail)
+        keys = PostgresKeyTable(database, master, trail)
+    except BaseException:
+        connections.close()
+        raise
+    return PostgresStore(connections, database, keyring, records, changes, trail, keys)
+
+
+class PostgresGallery:
+    """Collections of enrolled people in a database. Calls may come from several threads."""
+
+    def __init__(
+        self,
+        url: str,
+        master: MasterKey,
+        replica_url: str | None = None,
+        now: Callable[[], datetime] = utc_now,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Open a gallery, or begin one.
+
+        Args:
+            url: of the database; with several hosts, the one that takes writes is used.
+            master: what the keys of collections are wrapped with; the same for every server.
+            replica_url: of a standby, which searches may be answered from.
+            now: the time.
+            monotonic: seconds that no change of the clock touches.
+
+        Raises:
+            FaceError: as `open_store`.
+        """
+        with contextlib.ExitStack() as undo:
+            store = open_store(url, master, now)
+            undo.callback(store.close)
+            self._master = master
+            self._store, self._records, self._changes = store, store.records, store.changes
+            self._replica = Replica(replica_url) if replica_url else None
+            self._search = Search(store.database, store.keyring, store.records, self._replica)
+            self._sweep = Sweep(store.database, store.records, store.changes, now, monotonic)
+            self.indexes = Indexes(store.connections, store.records)
+            self.keys, self.audit = store.keys, store.trail
+            self.keys.start()
+            self.indexes.start()
+            undo.pop_all()
+
+    def close(self) -> None:
+        """Stop what runs beside, and close all connections."""
+        self.indexes.close()
+        self._store.close()
+        if self._replica is not None:
+            self._replica.close()
+
+    def share_signing_key(self, file: Path) -> None:
+        """Have all servers sign receipts with one key, of which each has a copy in `file`."""
+        share_signing_key(self._store.database, self._master, file)
+
+    def put_collection(
+        self, name: str, settings: CollectionSettings, model: ModelInfo, actor: str = SYSTEM
+    ) -> tuple[Collection, bool]:
+        """Create a collection, or change its settings; True if it was created."""
+        created = self._changes.put_collection(name, settings, model, actor)
+        return self.collection(name), created
+
+    def collections(self) -> list[Collection]:
+        """All collections by name."""
+        return [counted(row) for row in self._records.all()]
+
+    def collection(self, name: str) -> Collection:
+        """One collection; NotFoundError if there is none of that name."""
+        return counted(self._records.look_up(name))
+
+    def collection_info(self, name: str) -> tuple[CollectionSettings, ModelInfo]:
+        """Settings and model of a collection; NotFoundError if there is none."""
+        row = self._records.look_up(name)
+        return row.settings, row.model
+
+    def size(self, collection: str) -> int:
+        """Number of faces that a search would look at; NotFoundError if there is no such collection."""
+        return Tally.of(self._records.look_up(collection)).faces
+
+    def enrol(
+        self, collection: str, contract_id: str, subject: str, faces: Sequence[NewFace], actor: str = SYSTEM
+    ) -> list[StoredFace]:
+        """Store faces durably, all or none; every server finds them from then on.
+
+        Raises:
+            NotFoundError: no such collection.
+            ContractMismatchError: the vectors are not of the collection's contract.
+            StorageFullError: no room; nothing changed.
+            GalleryUnavailableError: `details["outcome"]` says what became of it.
+        """
+        return self._changes.enrol(collection, contract_id, subject, faces, actor)
+
+    def note(
+        self, actor: str, event: str, collection: str | None = None, subject: str | None = None, **detail: Any
+    ) -> None:
+        """A decision, in the audit log; collection and subject by name, which are not written there."""
+        if collection is not None:
+            row = self._records.look_up(collection)
+            detail["collection"] = row.uid
+            if subject is not None:
+                person = self._records.find_subject(row, subject)
+                detail["subject"] = person.uid if person else None
+        self._store.trail.note(actor, event, **detail)
+
+    def subject(self, collection: str, name: str) -> Subject:
+        """A person and their faces, without vectors."""
+        return self._records.subject(collection, name)
+
+    def subjects(self, collection: str, after: str, limit: int) -> Page:
+        """People by name."""
+        return self._records.subjects(collection, after, limit)
+
+    def vectors_of(self, collection: str, contract_id: str, subject: str) -> list[tuple[str, Vector]]:
+        """face_id and vector of every face of a person."""
+        return self._records.vectors_of(collection, contract_id, subject)
+
+    def search(self, collection: str, contract_id: str, vector: Vector, limit: int) -> tuple[list[Match], int]:
+        """The `limit` people nearest to a probe, each by their best face, and the number of faces searched.
+
+        Raises:
+            NotFoundError: no such collection.
+            ContractMismatchError: the probe is not of the collection's contract.
+        """
+        return self._search.nearest(collection, contract_id, vector, limit)
+
+    def erase(
+        self, collection: str, subject: str | None = None, face_id: str | None = None, actor: str = SYSTEM
+    ) -> Erased:
+        """Erase a collection, a person or a face.
+
+        `overwritten` is never true here: the database's files, its log and its backups keep old rows, encrypted, for a
+        time that is up to whoever runs it (docs/security.md).
+
+        Raises:
+            NotFoundError: there is no such thing.
+        """
+        if subject is None:
+            face_ids = self._changes.erase_collection(collection, actor)
+            self._store.keyring.forget_erased()
+        else:
+            face_ids = self._changes.erase_subject(collection, subject, face_id, actor)
+        return Erased(face_ids, overwritten=False)
+
+    def export(self, collection: str, subject: str, actor: str = SYSTEM) -> SubjectExport:
+        """All that is kept of a person. The log tells that it was asked for.
+
+        Raises:
+            NotFoundError: no such collection or person.
+        """
+        with self._store.database.snapshot():
+            row = self._records.look_up(collection)
+            person = self._records.subject(collection, subject)
+            vectors = dict(self._records.vectors_of(collection, None, subject))
+            crops = self._records.crops_of(collection, subject)
+        self.note(actor, "export", collection, subject)
+        return SubjectExport(collection, row.settings.purpose, person, vectors, crops, row.model)
+
+    def erase_expired(self, now: datetime | None = None) -> int:
+        """Erase the faces whose retention is over, and people who have no other; the number of faces.
+
+        Without a time the clock is asked; nothing is erased while it is in doubt, nor while another server is at it.
+        """
+        return self._sweep.run(now)
+
+    def tidy(self) -> None:
+        """Forget keys of what others have erased, and index what has grown."""
+        self._store.keyring.forget_erased()
+        self.indexes.look()

@@ -1,0 +1,113 @@
+"""HNSW indexes over the codes of large collections, built beside everything else by one server at a time."""
+
+import contextlib
+import logging
+import threading
+import zlib
+
+import psycopg
+
+from models.errors import FaceError
+from service.gallery.postgres.codes import MOST_DIMENSIONS
+from service.gallery.postgres.connections import Connections, PatientConnection, one_line
+from service.gallery.postgres.records import Records
+from service.gallery.postgres.rows import Tally
+from service.gallery.sealing import CollectionRow
+
+log = logging.getLogger("facesphere.gallery")
+INDEX_FROM = 20_000  # faces; below it, looking at every code is as quick
+LOOK_EVERY_S = 60.0
+# The better they are, the slower the building; searching looks at 600 candidates (connections.py). docs/scaling.md says
+# what is found with that.
+_LINKS, _WIDTH = 16, 100
+_BUILDING = zlib.crc32(b"facesphere index")  # the first half of an advisory lock, a collection's number is the other
+_LONGEST_BUILD_S = 86_400.0
+
+
+class Indexes:
+    """Looks now and then, on a thread and a connection of its own, which building holds for as long as it takes."""
+
+    def __init__(self, connections: Connections, records: Records) -> None:
+        self._connections = connections
+        self._records = records
+        self._wake = threading.Event()
+        self._stopped = False
+        self._busy: PatientConnection | None = None
+        self._thread = threading.Thread(target=self._run, name="facesphere-indexes", daemon=True)
+
+    def start(self) -> None:
+        """Begin to look."""
+        self._thread.start()
+
+    def look(self) -> None:
+        """Look now."""
+        self._wake.set()
+
+    def close(self) -> None:
+        """Stop; what is being built is given up, and begun anew by the next server that looks."""
+        self._stopped = True
+        self._wake.set()
+        busy = self._busy
+        if busy is not None:
+            with contextlib.suppress(psycopg.Error):
+                busy.cancel_safe(timeout=2)
+        if self._thread.is_alive():
+            self._thread.join()
+
+    def build_due(self) -> list[str]:
+        """Build what is due; the names of the collections that were indexed."""
+        due = [row for row in self._records.all() if _due(row)]
+        if not due:
+            return []
+        with contextlib.closing(self._connections.open()) as connection:
+            connection.patience_s = _LONGEST_BUILD_S
+            connection.execute(
+                "SET statement_timeout = 0; SET lock_timeout = 0"
+            )  # it waits for who sees an older state
+            self._busy = connection
+            try:
+                return [row.name for row in due if not self._stopped and self._build(connection, row)]
+            finally:
+                self._busy = None
+
+    def _build(self, connection: PatientConnection, row: CollectionRow) -> bool:
+        lock = (_BUILDING - 2**31, row.id % 2**31)
+        if connection.execute("SELECT pg_try_advisory_lock(%s, %s)", lock).fetchone() != (True,):
+            return False  # another server is at it
+        try:
+            name = index_name(row)
+            valid = connection.execute(
+                "SELECT indisvalid FROM pg_index WHERE indexrelid = to_regclass(%s)", (name,)
+            ).fetchone()
+            if valid == (True,):
+                return False
+            connection.execute(f"DROP INDEX CONCURRENTLY IF EXISTS {name}")  # half of one, of a server that was stopped
+            connection.execute(
+                f"CREATE INDEX CONCURRENTLY {name} ON faces_{row.id}"
+                f" USING hnsw ((code::halfvec({row.model.dimension})) halfvec_ip_ops)"
+                f" WITH (m = {_LINKS}, ef_construction = {_WIDTH})"
+            )
+        finally:
+            if not connection.closed:
+                connection.execute("SELECT pg_advisory_unlock(%s, %s)", lock)
+        log.info("indexed a collection of %d faces", Tally.of(row).faces)
+        return True
+
+    def _run(self) -> None:
+        while not self._stopped:
+            try:
+                self.build_due()
+            except (psycopg.Error, FaceError) as error:
+                if not self._stopped:
+                    log.warning("no index was built: %s", one_line(error))
+            self._wake.wait(LOOK_EVERY_S)
+            self._wake.clear()
+
+
+def index_name(row: CollectionRow) -> str:
+    """Of the index over a collection's codes."""
+    return f"faces_{row.id}_by_code"
+
+
+def _due(row: CollectionRow) -> bool:
+    return Tally.of(row).faces >= INDEX_FROM and row.model.dimension <= MOST_DIMENSIONS
