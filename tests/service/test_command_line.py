@@ -157,6 +157,7 @@ def test_these_are_the_commands() -> None:
         "gallery",
         "gallery check",
         "gallery accept-loss",
+        "gallery migrate",
         "backup",
         "restore",
     }

@@ -251,11 +251,12 @@ def _fail_over(server: LiveServer, primary: Cluster, standby: Cluster, chance: r
     ]
     for thread in threads:
         thread.start()
-    wait_until(lambda: sum(book.answers for book in books) > chance.randint(40, 200))
+    enough = chance.randint(40, 200)
+    wait_until(lambda: sum(book.answers for book in books) > enough, 60)
     primary.kill()
     standby.promote()
     after = sum(book.answers for book in books)
-    wait_until(lambda: sum(book.answers for book in books) > after + 40, 40)
+    wait_until(lambda: sum(book.answers for book in books) > after + 40, 60)
     stop.set()
     for thread in threads:
         thread.join()
