@@ -19,7 +19,7 @@ from service.errors import InvalidRequestError
 from service.gallery.backup import accept, back_up
 from service.gallery.backup import restore as put_back
 from service.gallery.engine import copy_to_postgres
-from service.gallery.folder import lock
+from service.gallery.folder import lock, mark_moved
 from service.settings import read_settings
 
 
@@ -74,6 +74,7 @@ def migrate(url: str | None, **flags: Any) -> None:
     with contextlib.closing(lock(settings.data_dir)), opened_store(flags) as source:
         _, keys = settings_and_keys(flags)
         copied = copy_to_postgres(source, settings.gallery_urls[0], keys, progress("migrate"))
+    mark_moved(settings.data_dir)
     for name, each in copied.items():
         click.echo(f"{name}: {each.subjects} people, {each.faces} faces, digest {each.digest} on both sides")
     click.echo("done: start servers with FACESPHERE_GALLERY_URL, and remove the files when you trust them", err=True)

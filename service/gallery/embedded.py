@@ -29,7 +29,7 @@ from service.domain import (
 )
 from service.errors import ContractMismatchError, StorageError
 from service.gallery.contract import SYSTEM, Erased, Match
-from service.gallery.folder import lock, remove_scratch
+from service.gallery.folder import lock, refuse_moved, remove_scratch
 from service.gallery.index import ExactIndex
 from service.gallery.retention import SweepClock
 from service.gallery.snapshots import Snapshots
@@ -66,6 +66,7 @@ class EmbeddedGallery:
         self._indexes: dict[str, ExactIndex] = {}
         with contextlib.ExitStack() as undo:
             undo.callback(self._lock_file.close)
+            refuse_moved(folder)
             remove_scratch(folder)
             self._snapshots = Snapshots(folder, keys.vault)
             store = open_store(folder, keys, now, before_erasure=self._snapshots.remove)

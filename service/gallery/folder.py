@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import BinaryIO, TextIO
 
 from service.errors import StorageError
+from service.security.master import sync_folder
 
+MOVED = "moved"
 SCRATCH = ".scratch-"  # folders of backups and restores that are under way
 _CHUNK = 2**20
 
@@ -38,6 +40,21 @@ def remove_scratch(folder: Path) -> None:
             if path.is_file():
                 overwrite(path)
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def mark_moved(folder: Path) -> None:
+    """The gallery is elsewhere now: no server must answer out of these files by mistake."""
+    (folder / MOVED).write_text("this gallery was copied into PostgreSQL; without this file it can be served again\n")
+    sync_folder(folder)
+
+
+def refuse_moved(folder: Path) -> None:
+    """Raises StorageError for files that `mark_moved` was called for."""
+    if (folder / MOVED).exists():
+        raise StorageError(
+            f"the gallery in {folder} was moved to PostgreSQL: set FACESPHERE_GALLERY_URL. People who were erased "
+            f"there are still in these files; to serve them all the same, remove {folder / MOVED}"
+        )
 
 
 def overwrite(path: Path) -> None:

@@ -1,5 +1,7 @@
 """What is PostgreSQL's own: several servers at once, lost connections and commits, indexes, what lies in its files."""
 
+import os
+import resource
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -21,7 +23,8 @@ from service.errors import GalleryUnavailableError, InvalidRequestError, NotFoun
 from service.gallery.audit import BrokenChainError
 from service.gallery.postgres import database, indexes, key_table
 from service.gallery.postgres.codes import ERROR, Rotation
-from service.gallery.postgres.connections import PatientConnection
+from service.gallery.postgres.connections import Connections, PatientConnection
+from service.gallery.postgres.database import _Commit
 from service.gallery.postgres.gallery import PostgresGallery
 from service.security.keys import KeyGrant
 
@@ -277,6 +280,85 @@ def test_a_database_that_does_not_answer_keeps_nobody_waiting_for_ever(
             cluster.thaw()
         wait_until(lambda: _quiet(lambda: gallery.collections()))
         assert gallery.size("lab") == 0
+
+
+def test_reading_from_a_database_that_does_not_answer_waits_for_one_connection_and_not_for_each(
+    tmp_path: Path,
+) -> None:
+    with running() as cluster, closing(Postgres(tmp_path, cluster).open()) as gallery:
+        _together(*[gallery.collections for _ in range(4)])
+        assert len(gallery._store.connections._free) >= 2
+        _be_impatient(gallery, 2)
+        cluster.freeze()
+        try:
+            begun = time.monotonic()
+            with pytest.raises(GalleryUnavailableError):
+                gallery.collections()
+            # Its patience, and the time to find that there is no new connection (connect_timeout, 3 s).
+            assert time.monotonic() - begun < 2 + 3 + 2
+        finally:
+            cluster.thaw()
+
+
+def test_more_than_a_thousand_open_files_do_not_end_the_reading_of_keys(tmp_path: Path, cluster: Cluster) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(4096, hard), hard))
+    files = [os.open(os.devnull, os.O_RDONLY) for _ in range(1100)]
+    try:
+        with closing(Postgres(tmp_path, cluster).open()) as gallery:
+            gallery.put_collection("lab", SETTINGS, MODEL)
+            connection = gallery._store.connections._free[-1]
+
+            assert gallery.collection("lab").name == "lab"
+            assert connection.fileno() > 1024
+            gallery.keys._refresh()
+            assert gallery.keys.current() == {}
+    finally:
+        for file in files:
+            os.close(file)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+@pytest.mark.parametrize("change", ["collection", "erasure", "key"])
+def test_a_change_that_was_made_is_answered_as_made_though_the_database_goes_away_right_after(
+    tmp_path: Path, cluster: Cluster, monkeypatch: pytest.MonkeyPatch, change: str
+) -> None:
+    with closing(Postgres(tmp_path, cluster).open()) as gallery:
+        gallery.put_collection("old", SETTINGS, MODEL)
+        run = _Commit.run
+
+        def gone(self: Connections) -> PatientConnection:
+            raise GalleryUnavailableError("gone")
+
+        def commit_and_go(self: _Commit) -> None:
+            run(self)
+            monkeypatch.setattr(Connections, "_take", gone)
+
+        monkeypatch.setattr(_Commit, "run", commit_and_go)
+        if change == "collection":
+            assert gallery.put_collection("lab", SETTINGS, MODEL)[1]
+        elif change == "erasure":
+            assert gallery.erase("old").face_ids == []
+        else:
+            key, _ = gallery.keys.create(KeyGrant("door", frozenset({"verify"})), "cli")
+            assert key.grant.name == "door"
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://u:s3cr%t@db.example/faces",
+        "postgresql://u:s3cr@[db.example/faces",
+        "postgresql://u:x/s3cr@db.example/faces",
+        "host=db.example password=one s3cr",
+    ],
+)
+def test_a_wrong_url_is_refused_without_a_word_of_its_password(url: str) -> None:
+    with pytest.raises(InvalidRequestError) as refused:
+        Connections(url)
+
+    assert "s3cr" not in str(refused.value)
+    assert "postgresql://USER:PASSWORD@HOST:PORT/NAME" in refused.value.message
 
 
 def _be_impatient(gallery: PostgresGallery, seconds: float) -> None:
@@ -622,13 +704,12 @@ def test_closing_gives_up_an_index_that_is_being_built_and_the_next_server_build
     home: Postgres, gallery: PostgresGallery, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     gallery.enrol("lab", CONTRACT, "Ann", new_faces(units(1, 10)))
-    monkeypatch.setattr(indexes, "INDEX_FROM", 5)
-    with closing(home.open()) as short, psycopg.connect(home.url) as reader:
+    with psycopg.connect(home.url) as reader:
         reader.execute("BEGIN ISOLATION LEVEL REPEATABLE READ")
-        reader.execute("SELECT 1")
-        short.tidy()
-        wait_until(lambda: home.execute("SELECT 1 FROM pg_stat_progress_create_index"))
-        short.close()
+        reader.execute("SELECT 1")  # before anybody begins to build
+        monkeypatch.setattr(indexes, "INDEX_FROM", 5)
+        with closing(home.open()):  # looks at once
+            wait_until(lambda: home.execute("SELECT 1 FROM pg_stat_progress_create_index"))
 
     def valid() -> bool:  # the database may notice a moment later that the short one is gone
         gallery.indexes.build_due()

@@ -17,6 +17,7 @@ from postgres_server import Cluster
 
 from service.domain import CollectionSettings, ModelInfo
 from service.errors import StorageError
+from service.gallery.folder import MOVED
 from service.gallery.postgres.gallery import PostgresGallery
 from service.security.keys import KeyGrant
 
@@ -52,6 +53,7 @@ def _migrate(folder: Path, url: str) -> subprocess.Popen[str]:
 
 def _same(folder: Path, url: str) -> None:
     """Everything that one tells of people, keys and searches, the other does."""
+    (folder / MOVED).unlink(missing_ok=True)
     with (
         closing(open_gallery(folder)) as before,
         closing(PostgresGallery(url, keys_of(folder).vault.master)) as after,
@@ -155,7 +157,7 @@ def test_a_copy_that_is_not_the_same_is_not_taken_for_done(tmp_path: Path, clust
     _fill(folder, 5)
     with _migrate(folder, home.url) as run:
         run.communicate(timeout=60)
-    home.execute("UPDATE store SET migrating = (SELECT detail::json ->> 'source' FROM audit WHERE seq = 1)")
+    _as_if_stopped_before_the_end(folder, home)
     with closing(open_gallery(folder)) as gallery:
         gallery.erase("door", "person 3 Zoë")
 
@@ -165,3 +167,58 @@ def test_a_copy_that_is_not_the_same_is_not_taken_for_done(tmp_path: Path, clust
     assert run.returncode == 2
     assert "collection door is not the same on both sides: 4 people and 8 faces here, 5 and 10 there" in err
     assert _unfinished(home)
+
+
+def test_a_collection_that_was_erased_since_the_copy_was_begun_is_not_brought_over(
+    tmp_path: Path, cluster: Cluster
+) -> None:
+    folder, home = tmp_path / "data", Postgres(tmp_path, cluster)
+    _fill(folder, 5)
+    with _migrate(folder, home.url) as run:
+        run.communicate(timeout=60)
+    _as_if_stopped_before_the_end(folder, home)
+    with closing(open_gallery(folder)) as gallery:
+        gallery.erase("door")
+
+    with _migrate(folder, home.url) as run:
+        _, err = run.communicate(timeout=60)
+
+    assert run.returncode == 2
+    assert "collection door is on one side only" in err
+    assert _unfinished(home)
+
+
+def test_a_key_that_was_revoked_since_the_copy_was_begun_stays_revoked(tmp_path: Path, cluster: Cluster) -> None:
+    folder, home = tmp_path / "data", Postgres(tmp_path, cluster)
+    _fill(folder, 2)
+    with _migrate(folder, home.url) as run:
+        run.communicate(timeout=60)
+    _as_if_stopped_before_the_end(folder, home)
+    with closing(open_gallery(folder)) as gallery:
+        usable = next(key for key in gallery.keys.list() if key.revoked_at is None)
+        gallery.keys.revoke(usable.id, "cli")
+
+    with _migrate(folder, home.url) as run:
+        _, err = run.communicate(timeout=60)
+
+    assert run.returncode == 0, err
+    with closing(home.open()) as gallery:
+        assert gallery.keys.find(usable.id).revoked_at is not None
+
+
+def test_files_that_were_copied_are_not_served_any_more(tmp_path: Path, cluster: Cluster) -> None:
+    folder, home = tmp_path / "data", Postgres(tmp_path, cluster)
+    _fill(folder, 1)
+    with _migrate(folder, home.url) as run:
+        run.communicate(timeout=60)
+
+    with pytest.raises(StorageError, match="was moved to PostgreSQL"):
+        open_gallery(folder)
+
+    (folder / MOVED).unlink()
+    open_gallery(folder).close()
+
+
+def _as_if_stopped_before_the_end(folder: Path, home: Postgres) -> None:
+    home.execute("UPDATE store SET migrating = (SELECT detail::json ->> 'source' FROM audit WHERE seq = 1)")
+    (folder / MOVED).unlink()

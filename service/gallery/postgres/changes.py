@@ -44,18 +44,20 @@ class Changes:
         self._records = records
         self._trail = trail
 
-    def put_collection(self, name: str, settings: CollectionSettings, model: ModelInfo, actor: str) -> bool:
-        """Create a collection or change its settings; its model stays what it was. True if it was created."""
+    def put_collection(
+        self, name: str, settings: CollectionSettings, model: ModelInfo, actor: str
+    ) -> tuple[CollectionRow, bool]:
+        """Create a collection or change its settings; its model stays what it was. Its row, True if it was created."""
         with self._database.transaction():
             # Whoever else creates it at this moment is waited for: the name is taken by one of both.
             self._database.read("SELECT 1 FROM pg_advisory_xact_lock(hashtext('collection'), hashtext(%s))", (name,))
             row = self._records.find(name, _WRITING)
             if row is None:
-                self.add_collection(name, settings, model, self._database.now(), actor)
-            else:
-                witness = self._trail.add(actor, "collection.change", collection=row.uid)
-                self._update(replace(row, settings=settings), witness)
-        return row is None
+                return self.add_collection(name, settings, model, self._database.now(), actor), True
+            witness = self._trail.add(actor, "collection.change", collection=row.uid)
+            changed = replace(row, settings=settings)
+            self._update(changed, witness)
+            return changed, False
 
     def add_collection(
         self,

@@ -76,10 +76,7 @@ class Connections:
         Raises:
             InvalidRequestError: it is no URL.
         """
-        try:
-            given = conninfo_to_dict(url)
-        except psycopg.Error as error:
-            raise InvalidRequestError(f"gallery_url is no URL of a database: {one_line(error)}") from error
+        given = _parsed(url)
         if attributes is not None:
             given["target_session_attrs"] = attributes
         self._parameters = {**_DEFAULTS, **given}
@@ -116,6 +113,13 @@ class Connections:
             raise self._failed(error) from error
         self._failures = 0
         return connection
+
+    def forget(self) -> None:
+        """Give up those that are free: where one was lost, the others are no better."""
+        with self._lock:
+            free, self._free = self._free, []
+        for connection in free:
+            connection.close()
 
     def close(self) -> None:
         """Close those that are free, and the others as they come back."""
@@ -171,12 +175,27 @@ def one_line(error: Exception) -> str:
     return " ".join(str(error).split())[:300] or type(error).__name__
 
 
+def _parsed(url: str) -> dict[str, Any]:
+    """What libpq would say of a wrong one quotes it, and with it a password."""
+    try:
+        given = dict(conninfo_to_dict(url))
+    except psycopg.Error:
+        given = {"port": "wrong"}
+    if not all(port.isdecimal() for port in str(given.get("port") or "5432").split(",")):
+        raise InvalidRequestError(
+            "this is no URL of a database: postgresql://USER:PASSWORD@HOST:PORT/NAME, with special characters of the "
+            "password as %XX"
+        ) from None
+    return given
+
+
 def _silent(connection: PatientConnection) -> bool:
     """Whether nothing came that was not asked for: a server that stops says so, and the end of a socket can be read."""
     if connection.closed:
         return False
-    ready, _, _ = select.select([connection.fileno()], [], [], 0)
-    return not ready
+    asked = select.poll()  # select() takes no more than 1,024 files, which a busy server has more of
+    asked.register(connection.fileno(), select.POLLIN)
+    return not asked.poll(0)
 
 
 def _unreachable(wait: float) -> GalleryUnavailableError:

@@ -146,6 +146,7 @@ class Database:
             except psycopg.OperationalError as error:
                 if not _lost(connection, error):
                     raise
+        self._connections.forget()
         with self._connections.one() as connection:
             return connection.execute(query, values).fetchall()
 

@@ -8,6 +8,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from models.errors import FaceError
 from service.domain import (
     Collection,
     CollectionSettings,
@@ -145,8 +146,8 @@ class PostgresGallery:
         self, name: str, settings: CollectionSettings, model: ModelInfo, actor: str = SYSTEM
     ) -> tuple[Collection, bool]:
         """Create a collection, or change its settings; True if it was created."""
-        created = self._changes.put_collection(name, settings, model, actor)
-        return self.collection(name), created
+        row, created = self._changes.put_collection(name, settings, model, actor)
+        return counted(row), created
 
     def collections(self) -> list[Collection]:
         """All collections by name."""
@@ -224,7 +225,8 @@ class PostgresGallery:
         """
         if subject is None:
             face_ids = self._changes.erase_collection(collection, actor)
-            self._store.keyring.forget_erased()
+            with contextlib.suppress(FaceError):  # it is erased; `tidy` comes back to this
+                self._store.keyring.forget_erased()
         else:
             face_ids = self._changes.erase_subject(collection, subject, face_id, actor)
         return Erased(face_ids, overwritten=False)

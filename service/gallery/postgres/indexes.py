@@ -66,9 +66,19 @@ class Indexes:
             )  # it waits for who sees an older state
             self._busy = connection
             try:
-                return [row.name for row in due if not self._stopped and self._build(connection, row)]
+                return [row.name for row in due if not self._stopped and self._built(connection, row)]
             finally:
                 self._busy = None
+
+    def _built(self, connection: PatientConnection, row: CollectionRow) -> bool:
+        """One that cannot be built keeps no other waiting."""
+        try:
+            return self._build(connection, row)
+        except psycopg.Error as error:
+            if connection.closed or self._stopped:
+                raise
+            log.warning("no index was built: %s", one_line(error))
+            return False
 
     def _build(self, connection: PatientConnection, row: CollectionRow) -> bool:
         lock = (_BUILDING - 2**31, row.id % 2**31)
@@ -100,6 +110,8 @@ class Indexes:
             except (psycopg.Error, FaceError) as error:
                 if not self._stopped:
                     log.warning("no index was built: %s", one_line(error))
+            except Exception:  # whatever it is, it is tried again
+                log.exception("no index was built")
             self._wake.wait(LOOK_EVERY_S)
             self._wake.clear()
 

@@ -5,6 +5,7 @@ goes by what it has read for LEASE_S at most; after that it refuses, rather than
 change returns once whatever was read before it has run out: from then on every server goes by it.
 """
 
+import contextlib
 import json
 import logging
 import threading
@@ -39,7 +40,7 @@ class PostgresKeyTable:
         self._master = master
         self._trail = trail
         self._keys: Mapping[str, ApiKey] = {}
-        self._version = -1
+        self._known: tuple[int, bytes] | None = None  # number and tally: after a failover one alone may come again
         self._read_at = float("-inf")
         self._refreshing = threading.Lock()
         self._stopped = threading.Event()
@@ -114,10 +115,13 @@ class PostgresKeyTable:
         return created
 
     def adopt(self, key: ApiKey) -> None:
-        """A key that was made elsewhere, as it is; inside a transaction. One that is there stays as it is."""
+        """A key that was made elsewhere, as it is; inside a transaction. One that is there is brought up to date."""
         self._lock()
-        if self._database.one("SELECT 1 FROM api_keys WHERE id = %s", (key.id,)) is None:
+        there = next((each for each in self.list() if each.id == key.id), None)
+        if there is None:
             self._insert(key)
+        elif (there.grant.expires_at, there.revoked_at) != (key.grant.expires_at, key.revoked_at):
+            self._replace(there, key)
 
     def find(self, key_id: str) -> ApiKey:
         """One key.
@@ -148,20 +152,21 @@ class PostgresKeyTable:
     def _everywhere(self) -> None:
         """Wait until no server goes by what it has read before."""
         changed_at = time.monotonic()
-        self._refresh()
+        with contextlib.suppress(FaceError):  # the change is made, whether it can be read back or not
+            self._refresh()
         self._stopped.wait(changed_at + LEASE_S - time.monotonic())
 
     def _refresh(self) -> None:
         with self._refreshing:
             asked_at = time.monotonic()
             with self._database.snapshot():
-                version, tally = self._state("")
-                if version != self._version:
+                state = self._state("")
+                if state != self._known:
                     rows = self._database.read(f"SELECT {_COLUMNS} FROM api_keys")  # noqa: S608
-                    if combined(EMPTY, *(bytes(row[11]) for row in rows)) != tally:
+                    if combined(EMPTY, *(bytes(row[11]) for row in rows)) != state[1]:
                         raise StorageError("the gallery is damaged: the API keys are not those that were stored")
                     self._keys = {row[0]: self._checked(row) for row in rows}
-            self._version, self._read_at = version, asked_at
+            self._known, self._read_at = state, asked_at
 
     def _run(self) -> None:
         failing = False
@@ -173,6 +178,8 @@ class PostgresKeyTable:
                 if not failing:
                     log.error("the API keys cannot be read: %s", error.message)
                 failing = True
+            except Exception:  # whatever it is, they are asked for again
+                log.exception("the API keys cannot be read")
 
     def _state(self, lock: str) -> tuple[int, bytes]:
         row = self._database.one(f"SELECT version, tally, mac FROM key_state{lock}")  # noqa: S608

@@ -8,7 +8,7 @@ the new one says how far it had come.
 
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from service.domain import Collection, NewFace, Subject, Vector
 from service.errors import StorageError
@@ -64,10 +64,26 @@ def migrate(source: Store, target: PostgresStore, progress: Callable[[int, int],
     for collection in collections:
         _copy(source, target, collection, counter)
     copied = {each.name: _compared(source, target, each, counter) for each in collections}
+    _check_all_there(source, target)
     with target.database.transaction():
         target.database.write("UPDATE store SET migrating = NULL")
         target.trail.add(SYSTEM, "store.migrated", collections=len(copied))
     return copied
+
+
+def _check_all_there(source: Store, target: PostgresStore) -> None:
+    """Collections and keys that were erased or changed in the files since the copy was begun."""
+    here = {(each.name, source.records.uids(each.name)[0]) for each in source.records.collections()}
+    there = {(row.name, row.uid) for row in target.records.all()}
+    if here != there:
+        name = min(name for name, _ in here ^ there)
+        raise StorageError(
+            f"collection {name} is on one side only, or another on each: the files were changed since the copy was "
+            "begun; drop the schema facesphere of the database and begin anew"
+        )
+    keys = [{replace(each, last_used_at=None) for each in table.list()} for table in (source.keys, target.keys)]
+    if keys[0] != keys[1]:
+        raise StorageError("the API keys are not the same on both sides; drop the schema facesphere and begin anew")
 
 
 class _Counter:

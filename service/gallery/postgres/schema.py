@@ -1,10 +1,12 @@
 """Tables of the gallery in PostgreSQL, and the way from one version of them to the next.
 
-`faces` is partitioned by collection. A partition is addressed by its own name, so that a plan looks at no other, and
-making or dropping one waits for nobody but those who use it.
+`faces` is partitioned by collection. A partition is addressed by its own name, so that a plan looks at no other.
+Dropping one waits for the writes that are under way, and others for it, which is a moment.
 """
 
 import uuid
+
+import psycopg
 
 from service.errors import StorageError
 from service.gallery.postgres.connections import SCHEMA
@@ -153,14 +155,27 @@ def _version(database: Database) -> int:
 
 def _check_database(database: Database) -> None:
     ((encoding,),) = database.read("SHOW server_encoding")
+    encoding = encoding.decode() if isinstance(encoding, bytes) else encoding  # as it comes in SQL_ASCII
     if encoding != "UTF8":
         raise StorageError(f"the database is encoded as {encoding}: make one with ENCODING 'UTF8'")
     if database.one("SELECT 1 FROM pg_extension WHERE extname = 'vector'") is None:
-        database.write("CREATE EXTENSION vector")
+        _install_pgvector(database)
     ((installed,),) = database.read("SELECT extversion FROM pg_extension WHERE extname = 'vector'")
     if tuple(int(part) for part in installed.split(".")[:2]) < _OLDEST_PGVECTOR:
         raise StorageError(f"the database has pgvector {installed}, this program needs 0.8 or later")
     database.write(f"CREATE SCHEMA IF NOT EXISTS {SCHEMA}")
+
+
+def _install_pgvector(database: Database) -> None:
+    try:
+        database.write("CREATE EXTENSION vector")
+    except psycopg.errors.InsufficientPrivilege as error:
+        raise StorageError(
+            "the database has no pgvector and this role may not install it: have its administrator run "
+            "CREATE EXTENSION vector"
+        ) from error
+    except (psycopg.errors.FeatureNotSupported, psycopg.errors.UndefinedFile) as error:
+        raise StorageError("the server of the database has no pgvector: install it there") from error
 
 
 def _begin(database: Database, master: MasterKey) -> None:

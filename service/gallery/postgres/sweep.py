@@ -29,6 +29,8 @@ class Sweep:
         self._database = database
         self._records = records
         self._changes = changes
+        self._times = (now, monotonic)
+        self._kept: str | None = None
         self._clock = SweepClock(now, monotonic, self)
 
     def run(self, now: datetime | None = None) -> int:
@@ -49,6 +51,7 @@ class Sweep:
         """Keep it for the next."""
         with self._database.transaction():
             self._database.write("UPDATE store SET sweep_clock = %s", (text,))
+        self._kept = text
 
     def _erase(self, collection: str, moment: datetime) -> int:
         count, last = 0, SWEEP_CHUNK
@@ -58,6 +61,8 @@ class Sweep:
         return count
 
     def _believed_now(self) -> datetime | None:
+        if self.sweep_clock() != self._kept:  # another server has swept since: it is the one to go on from
+            self._clock = SweepClock(*self._times, self)
         moment = self._clock.now()
         if moment is None:
             log.warning("the clock has jumped: nothing is erased for its age until the clock has stood by it for a day")
