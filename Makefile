@@ -15,7 +15,7 @@ remove_other_runtimes = rm -f $(VENV)/.serve-* $(VENV)/.train && \
 
 take_torch = $(BIN)/pip install --quiet --retries 1 --no-deps $(addprefix --extra-index-url ,$(TORCH_INDEX)) "$(TORCH)"
 
-.PHONY: serve train test test-all torture check format proto bench bench-training bench-gallery bench-losses clean
+.PHONY: serve train test test-all torture check format proto bench bench-training bench-gallery bench-losses bench-calibration clean
 
 serve: $(VENV)/.serve-$(RUNTIME)
 	$(BIN)/facesphere serve --data-dir $(DATA) $(ARGS)
@@ -32,7 +32,7 @@ test-all: $(VENV)/.dev
 # Hours: kills, faults, damage, with the counts of docs/reliability.md. TORTURE=0.1 for a tenth of them.
 TORTURE ?= 1
 torture: $(VENV)/.dev
-	TORTURE=$(TORTURE) $(BIN)/pytest tests/service/test_reliability.py -s -m "slow or not slow" $(ARGS)
+	TORTURE=$(TORTURE) $(BIN)/pytest tests/service/test_reliability.py tests/training/test_retrain.py -s -m "slow or not slow" $(ARGS)
 
 check: $(VENV)/.dev
 	$(BIN)/ruff check .
@@ -59,6 +59,9 @@ bench-gallery: $(VENV)/.dev
 
 bench-losses: $(VENV)/.dev
 	$(BIN)/python benchmarks/losses.py $(ARGS)
+
+bench-calibration: $(VENV)/.dev
+	$(BIN)/python benchmarks/calibration.py $(ARGS)
 
 clean:
 	rm -rf $(VENV) .cache build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

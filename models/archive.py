@@ -111,7 +111,8 @@ def _read(path: Path) -> _Content:
     try:
         with tarfile.open(path, "r:") as archive:
             for member in archive:
-                found[_checked(path, member, found)] = _data(archive, member)
+                name = _checked(path, member, found)  # before a byte of it is read
+                found[name] = _data(archive, member)
     except OSError as error:
         raise SourceError(f"cannot read {path}: {error.strerror or error}") from error
     except (tarfile.TarError, EOFError) as error:

@@ -193,7 +193,7 @@ def parse_manifest(data: bytes, where: str) -> Manifest:
     """The bytes of a manifest; `where` is what a message calls them.
 
     Raises:
-        InvalidBundleError: not JSON, an unknown or wrong field, or a contract_id that is not the hash of its own fields.
+        InvalidBundleError: not JSON, an unknown or wrong field, or a contract_id that is not the hash of its fields.
     """
     try:
         manifest = Manifest.model_validate_json(data)

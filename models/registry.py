@@ -90,6 +90,26 @@ class Registry:
             raise InvalidBundleError(f"model {name} is {_with_article(there)}, not {_with_article(kind)}")
         return bundle
 
+    def resolve_any(self, model_id: str) -> Bundle:
+        """The verified bundle of that name, of whatever kind.
+
+        Raises:
+            ModelNotFoundError: no such model.
+            InvalidBundleError: it is damaged, or its signature is not one to trust.
+        """
+        folder = self._folder(model_id)
+        if not folder.is_dir():
+            raise ModelNotFoundError(f"there is no model {model_id!r} in {self._root}", model=model_id)
+        return self.resolve(_read(folder).kind, model_id)
+
+    def sign(self, model_id: str) -> None:
+        """Sign a bundle that bears no signature yet: one that was added by an older version."""
+        with self._lock():
+            folder = self._folder(model_id)
+            if not (folder / signing.SIGNATURE).exists():
+                signature = signing.Signer(self._root).sign(*_signed_parts(folder))
+                _write_atomically(folder / signing.SIGNATURE, signing.dump(signature))
+
     def add(self, model: bytes, manifest: Manifest, card: str | None = None, signed: str | None = None) -> Bundle:
         """Store a bundle. Adding the same one again does nothing.
 
@@ -177,6 +197,14 @@ class Registry:
             retired = sorted({*state.get(_RETIRED, []), history[0]})
             self._write_state({**state, kind: history[1:], _RETIRED: retired})
             return history[1]
+
+    def signers(self, model_id: str) -> tuple[str, ...]:
+        """Public keys of a bundle's signatures."""
+        path = self._folder(model_id) / signing.SIGNATURE
+        if not path.exists():
+            return ()
+        signed = signing.parse(model_id, _bytes(path, signing.MAX_SIGNATURE_BYTES))
+        return tuple(each.public_key for each in signed.signatures)
 
     def trusted(self, more: str | None = None) -> signing.Trust:
         """What this registry trusts, and one key more if it is given."""

@@ -87,7 +87,7 @@ class Session:
     def __init__(self, path: Path, options: SessionOptions) -> None:
         runtimes = installed_runtimes()
         device = choose_device(options.device, ort.get_available_providers(), runtimes)
-        _check_whole(path)
+        _check_whole(path, device)
         self._session, self.device = _open(path, device, options)
         node = self._session.get_inputs()[0]
         self._input = node.name
@@ -106,7 +106,7 @@ class Session:
         return dict(zip(self.output_names, outputs, strict=True))
 
 
-def _check_whole(path: Path) -> None:
+def _check_whole(path: Path, device: str) -> None:
     """Before the runtime parses it, which would follow references to other files."""
     try:
         model = path.read_bytes()
@@ -115,7 +115,7 @@ def _check_whole(path: Path) -> None:
     try:
         check_whole(model)
     except InvalidBundleError as error:
-        raise InvalidBundleError(f"{path.name} cannot be loaded: {error.message}") from error
+        raise InvalidBundleError(f"{path.name} cannot be loaded on {device}: {error.message}") from error
 
 
 def _open(path: Path, device: str, options: SessionOptions) -> tuple[Any, str]:

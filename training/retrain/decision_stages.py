@@ -126,7 +126,7 @@ def _manifest(job: Job, bare: Manifest) -> Manifest:
         parent=parent.id if parent else "",
         parent_contract=parent.contract_id if parent else "",
         data_digest=job.done["split"].outcome.digest,
-        config_digest=digest_of(job.config.model_dump(mode="json", exclude={"job", "registry", "threads", "promote"})),
+        config_digest=digest_of(job.config.model_dump(mode="json", exclude={"job", "registry", "data", "threads", "promote"})),
         code_commit=git_commit() or "",
     )
     # The file of the checkpoint is another after a resumed run, though the weights in it are the same.
