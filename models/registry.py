@@ -207,9 +207,9 @@ class Registry:
         return tuple(each.public_key for each in signed.signatures)
 
     def trusted(self, more: str | None = None) -> signing.Trust:
-        """What this registry trusts, and one key more if it is given."""
-        trust = signing.read_trust(self._root)
-        return trust if more is None else trust.model_copy(update={"keys": (*trust.keys, more)})
+        """What comes from elsewhere must be signed by: whom this registry trusts, and one key more if it is given."""
+        keys = signing.read_trust(self._root).keys
+        return signing.Trust(require_signatures=True, keys=keys if more is None else (*keys, more))
 
     def trust(self, public_key: str) -> None:
         """Trust bundles that this key has signed."""

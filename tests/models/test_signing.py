@@ -149,9 +149,14 @@ def test_a_bundle_without_a_signature_is_loaded_unless_they_are_required(mine: R
         mine.resolve("embedder", "mean")
 
 
-def test_a_bundle_of_a_key_that_is_not_trusted_is_not_loaded(mine: Registry, theirs: Registry, tmp_path: Path) -> None:
+def test_where_signatures_are_required_one_of_a_stranger_is_none(
+    mine: Registry, theirs: Registry, tmp_path: Path
+) -> None:
     theirs.add(_model(), _manifest(_model(), "other"))
     shutil.copytree(_folder(tmp_path), tmp_path / "theirs" / "bundles" / "mean")
+    assert theirs.resolve("embedder", "mean").manifest.id == "mean"
+    trust = signing.read_trust(tmp_path / "theirs")
+    signing.write_trust(tmp_path / "theirs", trust.model_copy(update={"require_signatures": True}))
 
     with pytest.raises(InvalidBundleError, match="which is not trusted here"):
         theirs.resolve("embedder", "mean")

@@ -6,7 +6,7 @@ with it is the mean cosine to the photos of the core, which thresholds for pairs
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +16,6 @@ from training.retrain import duplicates
 from training.retrain.duplicates import Alike
 
 Labels = NDArray[np.int32]
-KINDS = ("duplicate", "near_duplicate", "two_people", "wrong_label", "outlier", "disagreement", "same_person")
 KEEP, DROP = "keep", "drop"
 
 
@@ -198,8 +197,3 @@ def _one_twice(people: Sequence[str], centres: Centres, stay: NDArray[np.int64],
                 Finding(None, people[number], "same_person", score, f"merge:{people[into]}", None, people[into])
             )
     return found
-
-
-def decided(finding: Finding, decision: str) -> Finding:
-    """The same finding with another decision."""
-    return replace(finding, decision=decision)

@@ -130,11 +130,12 @@ class RetrainConfig(Section):
     def training(self, train: Path, held_out: Path) -> TrainConfig:
         """The trainer's configuration on these sets.
 
-        The held-out people are looked at once, at the end: a checkpoint chosen by them would flatter the candidate.
+        The held-out people are looked at once, at the end: a checkpoint chosen by them would flatter the candidate. The
+        model's name is left out, so that another name does not train it again.
         """
         data = {"train": str(train), "validation": str(held_out), "min_images": self.train.get("min_images", 1)}
         rest = {key: value for key, value in self.train.items() if key != "min_images"}
-        return parse_config({**rest, "name": self.name, "data": data, "validate_every": 10**9}, "train")
+        return parse_config({**rest, "name": "retrain", "data": data, "validate_every": 10**9}, "train")
 
 
 def read_retrain(path: Path, overrides: tuple[str, ...] = ()) -> RetrainConfig:

@@ -134,7 +134,6 @@ def clean(job: Job, work: Path) -> Outcome:
     """Find what is wrong with the labels, and write review.csv and the person on each photo after all decisions."""
     data = AlignedSet.open(job.output("align") / "set")
     same = _alike(job, data)
-    np.save(work / "alike.npy", same.pairs)
     enabled = job.config.clean.enabled
     findings = _findings(job, data, same) if enabled else []
     given = job.config.clean.review

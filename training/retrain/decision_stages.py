@@ -126,11 +126,15 @@ def _manifest(job: Job, bare: Manifest) -> Manifest:
         parent=parent.id if parent else "",
         parent_contract=parent.contract_id if parent else "",
         data_digest=job.done["split"].outcome.digest,
-        config_digest=digest_of(job.config.model_dump(mode="json", exclude={"job", "registry", "data", "threads", "promote"})),
+        config_digest=digest_of(
+            job.config.model_dump(mode="json", exclude={"job", "registry", "data", "threads", "promote"})
+        ),
         code_commit=git_commit() or "",
     )
     # The file of the checkpoint is another after a resumed run, though the weights in it are the same.
-    provenance = bare.provenance.model_copy(update={"source_sha256": None})
+    provenance = bare.provenance.model_copy(
+        update={"source_sha256": None, "origin": f"made by facesphere-train retrain, {job.config.name}"}
+    )
     calibration = calibration_of(job)
     evaluation = read_json(job.output("evaluate") / "evaluation.json")
     metrics = {f"tar_at_fmr_{point.fmr:g}": point.tar for point in calibration.points if point.fmr in (1e-2, 1e-3)}

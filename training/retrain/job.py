@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import yaml
 from numpy.typing import NDArray
 
 from models.bundle import Bundle
@@ -19,7 +20,7 @@ from training.embeddings import EmbeddedSet
 from training.evaluation.crops import embed_crops, labelled
 from training.retrain.config import RetrainConfig
 from training.retrain.errors import RefusedError, StageFailedError
-from training.retrain.state import Done, JobFolder, Outcome, key_of, read_json, write_json
+from training.retrain.state import Done, JobFolder, Outcome, key_of, read_json, write_json, write_text
 
 Say = Callable[[str], None]
 
@@ -106,6 +107,7 @@ def run_job(job: Job, stages: tuple[Stage, ...], only: str | None = None, begin:
         RefusedError: the gate refuses.
     """
     names = [stage.name for stage in stages]
+    write_text(job.folder.root / "config.yaml", yaml.safe_dump(job.config.model_dump(mode="json"), sort_keys=False))
     _pin(job, begin is not None and names.index(begin) <= names.index("compare"))
     wanted = names[: names.index(only) + 1] if only else names
     forced = {only} if only else set(names[names.index(begin) :] if begin else [])
@@ -153,7 +155,9 @@ def _pin(job: Job, anew: bool) -> None:
     if against == "none":
         against = None
     elif against == "champion":
-        against = champion if anew else known.get("against_champion") or champion
+        # Asked anew after its own promotion, a job would compare its model with itself.
+        fresh = anew and champion != job.config.name
+        against = champion if fresh else known.get("against_champion") or champion
     if teacher is None or (against is None and job.config.gate.against != "none"):
         raise DataError("there is no embedder yet to clean and compare with; run: facesphere models pull")
     pins = {

@@ -10,7 +10,6 @@ import torch
 from models import bundle as bundles
 from models.bundle import Bundle
 from models.calibration import Calibration
-from models.registry import Registry
 from training.calibrate import fit
 from training.config import TrainConfig
 from training.data.aligned import AlignedSet
@@ -37,7 +36,7 @@ def train_section(job: Job) -> Any:
     for name in _BUNDLES:
         if section.get(name):
             section[name]["bundle"] = bundles.load(_bundle(job, section[name]["bundle"])).manifest.contract_id
-    return [job.config.name, section]
+    return section
 
 
 def train_config(job: Job) -> TrainConfig:
@@ -98,7 +97,7 @@ def evaluate(job: Job, work: Path) -> Outcome:
     data = network_set(job)
     measurement = measure_set(data, _held_out(job).groups, rounds=job.config.evaluate.rounds)
     facts: dict[str, str | int | float | bool] = {
-        "model": job.config.name,
+        "model": "candidate",
         "photos": len(data.photos),
         "people": len(data.names),
     }
@@ -116,7 +115,7 @@ def calibrate(job: Job, work: Path) -> Outcome:
     source = _held_out(job).source
     found = fit(
         network_set(job),
-        f"{source}, people held out of {job.config.name}",
+        f"{source}, people held out",
         "" if job.config.align.aligned else detector,
         job.config.calibrate.rounds,
     )
@@ -129,6 +128,11 @@ def calibrate(job: Job, work: Path) -> Outcome:
 def calibration_of(job: Job) -> Calibration:
     """What `calibrate` found."""
     return Calibration.model_validate_json((job.output("calibrate") / "calibration.json").read_bytes())
+
+
+def export_section(job: Job) -> Any:
+    """The model's name, its terms, its alignment."""
+    return [job.config.name, job.config.export.model_dump(mode="json"), job.config.align.template]
 
 
 def export(job: Job, work: Path) -> Outcome:
@@ -161,8 +165,3 @@ def parity_check(job: Job, work: Path) -> Outcome:
     facts = {"lowest_cosine": min(lowest, 1.0), "accepted": rates}
     write_json(work / "parity.json", facts)
     return Outcome(digest_of(rates), f"lowest cosine to torch {lowest:.7f}, the same decisions", facts)
-
-
-def registry_of(config: RetrainConfig) -> Registry:
-    """The registry that a job works with."""
-    return Registry(config.registry)

@@ -21,7 +21,7 @@ STAGES: tuple[Stage, ...] = (
         lambda job: [job.config.calibrate.rounds, job.config.export.mirror],
         model_stages.calibrate,
     ),
-    Stage("export", ("train",), lambda job: job.config.export.model_dump(mode="json"), model_stages.export),
+    Stage("export", ("train",), model_stages.export_section, model_stages.export),
     Stage("parity", ("split", "train", "export"), lambda job: None, model_stages.parity_check),
     Stage("compare", ("split", "export"), decision_stages.compare_section, decision_stages.compare),
     Stage(

@@ -90,11 +90,6 @@ class JobFolder:
         sync_folder(self.stages)
         return Done(folder, seconds, outcome)
 
-    def forget(self, stage: str) -> None:
-        """Take what a stage has done for not done; its partial work goes too."""
-        for folder in (*self.stages.glob(f"{stage}-*"), *self.stages.glob(f".{stage}-*")):
-            shutil.rmtree(folder, ignore_errors=True)
-
     def done(self, stage: str, key: str) -> Done | None:
         """The output of a stage, if it is there."""
         folder = self.stages / f"{stage}-{key}"
