@@ -15,7 +15,7 @@ remove_other_runtimes = rm -f $(VENV)/.serve-* $(VENV)/.train && \
 
 take_torch = $(BIN)/pip install --quiet --retries 1 --no-deps $(addprefix --extra-index-url ,$(TORCH_INDEX)) "$(TORCH)"
 
-.PHONY: serve train test test-all torture check format proto bench bench-training bench-gallery bench-losses bench-calibration clean
+.PHONY: serve train test test-all torture check format proto bench bench-training bench-gallery bench-losses bench-calibration bench-cleaning clean
 
 serve: $(VENV)/.serve-$(RUNTIME)
 	$(BIN)/facesphere serve --data-dir $(DATA) $(ARGS)
@@ -62,6 +62,9 @@ bench-losses: $(VENV)/.dev
 
 bench-calibration: $(VENV)/.dev
 	$(BIN)/python benchmarks/calibration.py $(ARGS)
+
+bench-cleaning: $(VENV)/.dev
+	$(BIN)/python benchmarks/cleaning.py $(ARGS)
 
 clean:
 	rm -rf $(VENV) .cache build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

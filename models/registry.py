@@ -10,7 +10,6 @@
 import contextlib
 import fcntl
 import json
-import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -18,7 +17,7 @@ from pathlib import Path
 from typing import Literal
 
 from models import bundle as bundles
-from models import signing
+from models import files, signing
 from models.bundle import Bundle, Manifest
 from models.errors import FaceError, InvalidBundleError, ModelNotFoundError
 
@@ -108,7 +107,7 @@ class Registry:
             folder = self._folder(model_id)
             if not (folder / signing.SIGNATURE).exists():
                 signature = signing.Signer(self._root).sign(*_signed_parts(folder))
-                _write_atomically(folder / signing.SIGNATURE, signing.dump(signature))
+                files.write_atomically(folder / signing.SIGNATURE, signing.dump(signature))
 
     def add(self, model: bytes, manifest: Manifest, card: str | None = None, signed: str | None = None) -> Bundle:
         """Store a bundle. Adding the same one again does nothing.
@@ -137,9 +136,9 @@ class Registry:
                 (staged / signing.SIGNATURE).write_text(signature, encoding="utf-8")
                 self._check_signature(staged)
                 for path in (*staged.iterdir(), staged):
-                    _fsync(path)
+                    files.sync(path)
                 staged.rename(folder)
-                _fsync(self._bundles)
+                files.sync(self._bundles)
             return Bundle(folder, manifest)
 
     def replace_manifest(self, manifest: Manifest) -> None:
@@ -203,7 +202,7 @@ class Registry:
         path = self._folder(model_id) / signing.SIGNATURE
         if not path.exists():
             return ()
-        signed = signing.parse(model_id, _bytes(path, signing.MAX_SIGNATURE_BYTES))
+        signed = signing.parse(model_id, files.read(path, signing.MAX_SIGNATURE_BYTES))
         return tuple(each.public_key for each in signed.signatures)
 
     def trusted(self, more: str | None = None) -> signing.Trust:
@@ -220,7 +219,7 @@ class Registry:
 
     def _check_signature(self, folder: Path) -> None:
         path = folder / signing.SIGNATURE
-        signed = _bytes(path, signing.MAX_SIGNATURE_BYTES) if path.exists() else None
+        signed = files.read(path, signing.MAX_SIGNATURE_BYTES) if path.exists() else None
         signing.check(folder.name, *_signed_parts(folder), signed, signing.read_trust(self._root))
 
     def _replace(self, folder: Path, manifest: str) -> None:
@@ -229,10 +228,10 @@ class Registry:
         new = signer.sign(manifest.encode(), _signed_parts(folder)[1])
         if path.exists():
             self._check_signature(folder)
-            there = signing.parse(folder.name, _bytes(path, signing.MAX_SIGNATURE_BYTES)).signatures
-            _write_atomically(path, signing.dump(*there, new))
-        _write_atomically(folder / bundles.MANIFEST, manifest)
-        _write_atomically(path, signing.dump(new))
+            there = signing.parse(folder.name, files.read(path, signing.MAX_SIGNATURE_BYTES)).signatures
+            files.write_atomically(path, signing.dump(*there, new))
+        files.write_atomically(folder / bundles.MANIFEST, manifest)
+        files.write_atomically(path, signing.dump(new))
 
     def _read_all(self) -> Iterator[Manifest | str]:
         """The manifest of each bundle, or what is wrong with it."""
@@ -270,7 +269,7 @@ class Registry:
         return state
 
     def _write_state(self, state: State) -> None:
-        _write_atomically(self._root / "state.json", json.dumps(state, indent=2) + "\n")
+        files.write_atomically(self._root / "state.json", json.dumps(state, indent=2) + "\n")
 
     @contextlib.contextmanager
     def _lock(self) -> Iterator[None]:
@@ -306,16 +305,8 @@ def _check_name(folder: Path, manifest: Manifest) -> None:
 def _signed_parts(folder: Path) -> tuple[bytes, bytes | None]:
     """What a signature covers: manifest and card, to the byte."""
     card = folder / bundles.CARD
-    manifest = _bytes(folder / bundles.MANIFEST, _MAX_MANIFEST_BYTES)
-    return manifest, _bytes(card, bundles.MAX_CARD_BYTES + 1) if card.exists() else None
-
-
-def _bytes(path: Path, limit: int) -> bytes:
-    try:
-        with path.open("rb") as file:
-            return file.read(limit)
-    except OSError as error:
-        raise InvalidBundleError(f"cannot read {path}: {error.strerror}") from error
+    manifest = files.read(folder / bundles.MANIFEST, _MAX_MANIFEST_BYTES)
+    return manifest, files.read(card, bundles.MAX_CARD_BYTES + 1) if card.exists() else None
 
 
 def _with_article(kind: str) -> str:
@@ -324,19 +315,3 @@ def _with_article(kind: str) -> str:
 
 def _is_history(value: object) -> bool:
     return isinstance(value, list) and all(isinstance(item, str) for item in value)
-
-
-def _write_atomically(path: Path, text: str) -> None:
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(text)
-    _fsync(temporary)
-    temporary.replace(path)
-    _fsync(path.parent)
-
-
-def _fsync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

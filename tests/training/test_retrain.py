@@ -17,11 +17,13 @@ import numpy as np
 import pytest
 import yaml
 from click.testing import CliRunner, Result
+from crops import people_set
 from photos import ROOT
-from retraining import TRAIN, alone, bundle_digests, crops, job_file, registry_with, write_photos
+from retraining import SIZE, TRAIN, alone, bundle_digests, crops, job_file, registry_with, write_photos
 
 from models.registry import Registry
 from training.__main__ import main
+from training.data.aligned import AlignedSet
 from training.retrain.stages import NAMES
 from training.retrain.state import JobFolder
 
@@ -319,6 +321,60 @@ def test_a_review_that_names_a_photo_that_is_not_there_is_one_line(copy: Path, p
     assert f"Error: clean: {tmp_path}/review.csv, line 2: there is no photo 'nobody/1.png' of 'nobody'" in result.stderr
 
 
+# Lists with groups, trusted sets.
+
+
+def test_groups_of_a_list_are_compared_each_and_reported(tmp_path: Path) -> None:
+    data = crops()
+    write_photos(tmp_path / "photos", data)
+    rows = sorted((tmp_path / "photos").glob("*/*.png"))
+    with (tmp_path / "photos" / "list.csv").open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(("path", "person", "site"))
+        for row in rows:
+            site = "north" if row.parent.name < "person-90" else "south"
+            writer.writerow((row.relative_to(tmp_path / "photos"), row.parent.name, site))
+    registry_with(tmp_path / "models")
+
+    result = _run(job_file(tmp_path, tmp_path / "photos" / "list.csv"))
+
+    assert result.exit_code == 0, result.output
+    (found,) = (tmp_path / "job" / "stages").glob("compare-*/compare.json")
+    assert [each["name"] for each in json.loads(found.read_text())] == ["all", "site north", "site south"]
+    page = (tmp_path / "job" / "report.html").read_text()
+    assert "<h2>Groups</h2>" in page
+    assert "people are too few to judge it by" in page
+
+
+def test_people_of_a_trusted_set_are_held_out_and_their_photos_are_not_trained_on(
+    finished: tuple[Path, Result], photos: Path, tmp_path: Path
+) -> None:
+    root = shutil.copytree(finished[0], tmp_path / "root", symlinks=True)
+    data = crops()
+    others = people_set(30, 6, SIZE, seed=3)
+    known = data.labels < 3
+    names = [f"other-{others.people[label]}" for label in others.labels]
+    names += [data.people[label] for label in data.labels[known]]
+    # The very photo of a person who is trained on, under a name that only the trusted set knows.
+    copied = np.flatnonzero(data.labels == 50)[:1]
+    trusted = AlignedSet.of(
+        np.concatenate([others.crops, data.crops[known], data.crops[copied]]),
+        [*names, "other-copied"],
+        [f"{number}.png" for number in range(len(names) + 1)],
+        "arcface",
+    )
+    trusted.save(tmp_path / "trusted")
+
+    result = _run(job_file(root, photos, split={"trusted": str(tmp_path / "trusted")}), "--only", "split")
+
+    assert result.exit_code == 0, result.output
+    assert "; 1 near duplicates of those removed from training" in result.stdout
+    (folder,) = (each.parent for each in root.glob("job/stages/split-*/done.json") if '"leaked": 1' in each.read_text())
+    train = AlignedSet.open(folder / "train")
+    assert not set(data.people[:3]) & set(train.people)
+    assert train.counts[train.people.index(data.people[50])] == 5
+
+
 # Kills.
 
 
@@ -353,19 +409,33 @@ def test_a_job_that_is_killed_ends_in_the_same_bundle(
 
 
 def _kill_and_compare(reference: Path, photos: Path, tmp_path: Path, kills: int) -> None:
-    """Each kill at a random moment of its own; a job that came to its end is begun anew."""
+    """Kills at moments spread evenly over a whole run; a job that came to its end is compared, and another begun."""
     dice = random.Random(kills)
+    seconds = _whole_run(_begun(tmp_path / "timed", photos))
     done = number = 0
     while done < kills:
         root = tmp_path / f"root-{number}"
-        registry_with(root / "models")
-        path = job_file(root, photos)
-        while done < kills and _killed_after(path, dice.uniform(0, 2.0)):
+        path = _begun(root, photos)
+        while done < kills and _killed_after(path, dice.uniform(0, seconds)):
             done += 1
-        with _process(path) as process:
-            output, _ = process.communicate(timeout=110)
-        assert process.returncode == 0, output
+        _whole_run(path)
         mine, theirs = Registry(root / "models"), Registry(reference / "models")
         assert bundle_digests(mine, "patterns-1") == bundle_digests(theirs, "patterns-1")
         assert mine.champion("embedder") == "patterns-1"
         number += 1
+
+
+def _begun(root: Path, photos: Path) -> Path:
+    registry_with(root / "models")
+    return job_file(root, photos)
+
+
+def _whole_run(path: Path) -> float:
+    """Run to the end: seconds from its first line on."""
+    with _process(path) as process:
+        assert process.stdout is not None
+        lines = [process.stdout.readline()]
+        began = time.monotonic()
+        lines += process.stdout.readlines()
+        assert process.wait(60) == 0, "".join(lines)
+        return time.monotonic() - began
