@@ -23,7 +23,9 @@ def promote(model_id: str, **flags: Any) -> None:
 
 
 @click.command(epilog="Example: facesphere models rollback --kind embedder")
-@click.option("--kind", type=click.Choice(["embedder", "detector"]), default="embedder", show_default=True, help="Of model.")
+@click.option(
+    "--kind", type=click.Choice(["embedder", "detector"]), default="embedder", show_default=True, help="Of model."
+)
 @data_dir
 def rollback(kind: str, **flags: Any) -> None:
     """Make the champion before the present one champion again."""
