@@ -15,7 +15,7 @@ remove_other_runtimes = rm -f $(VENV)/.serve-* $(VENV)/.train && \
 
 take_torch = $(BIN)/pip install --quiet --retries 1 --no-deps $(addprefix --extra-index-url ,$(TORCH_INDEX)) "$(TORCH)"
 
-.PHONY: serve train test test-all torture check format proto bench bench-training bench-gallery bench-scaling bench-startup bench-attack bench-losses clean
+.PHONY: serve train test test-all torture check format proto bench bench-training bench-gallery bench-scaling bench-startup bench-attack bench-losses bench-calibration bench-cleaning clean
 
 serve: $(VENV)/.serve-$(RUNTIME)
 	$(BIN)/facesphere serve --data-dir $(DATA) $(ARGS)
@@ -31,7 +31,7 @@ test-all: $(VENV)/.dev
 
 # Hours: kills, faults, damage, with the counts of docs/reliability.md. TORTURE=0.1 for a tenth of them.
 TORTURE ?= 1
-TORTURED := $(addprefix tests/service/test_,reliability.py snapshots.py many_clients.py searching_while_erasing.py openapi_fuzzing.py postgres_standby.py)
+TORTURED := $(addprefix tests/service/test_,reliability.py snapshots.py many_clients.py searching_while_erasing.py openapi_fuzzing.py postgres_standby.py) tests/training/test_retrain.py
 torture: $(VENV)/.dev
 	TORTURE=$(TORTURE) $(BIN)/pytest $(TORTURED) -s -m "slow or not slow" $(ARGS)
 
@@ -69,6 +69,12 @@ bench-scaling: $(VENV)/.dev
 
 bench-losses: $(VENV)/.dev
 	$(BIN)/python benchmarks/losses.py $(ARGS)
+
+bench-calibration: $(VENV)/.dev
+	$(BIN)/python benchmarks/calibration.py $(ARGS)
+
+bench-cleaning: $(VENV)/.dev
+	$(BIN)/python benchmarks/cleaning.py $(ARGS)
 
 clean:
 	rm -rf $(VENV) .cache build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

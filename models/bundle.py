@@ -67,6 +67,16 @@ class Provenance(_Frozen):
     transform: str = ""
 
 
+class Lineage(_Frozen):
+    """What a retrain job made a model of: the model it was compared with, and digests of data and configuration."""
+
+    parent: str = ""
+    parent_contract: str = ""
+    data_digest: Sha256
+    config_digest: Sha256
+    code_commit: str = ""
+
+
 class Manifest(_Frozen):
     """manifest.json, checked field by field; an unknown key is an error.
 
@@ -85,6 +95,7 @@ class Manifest(_Frozen):
     contract_id: str = ""
     licence: Licence
     provenance: Provenance
+    lineage: Lineage | None = None
     metrics: Mapping[str, float] = Field(default_factory=dict)
     calibration: Calibration | None = None
 
@@ -173,14 +184,35 @@ def read_manifest(path: Path) -> Manifest:
             of its own fields.
     """
     try:
-        manifest = Manifest.model_validate_json(path.read_bytes())
+        return parse_manifest(path.read_bytes(), str(path))
     except OSError as error:
         raise InvalidBundleError(f"cannot read {path}: {error.strerror}") from error
+
+
+def parse_manifest(data: bytes, where: str) -> Manifest:
+    """The bytes of a manifest; `where` is what a message calls them.
+
+    Raises:
+        InvalidBundleError: not JSON, an unknown or wrong field, or a contract_id that is not the hash of its fields.
+    """
+    try:
+        manifest = Manifest.model_validate_json(data)
     except ValidationError as error:
-        raise InvalidBundleError(f"{path}: {first_problem(error)}") from error
+        raise InvalidBundleError(f"{where}: {first_problem(error)}") from error
     if manifest.contract_id != contract_id(manifest):
-        raise InvalidBundleError(f"{path}: contract_id does not belong to this manifest")
+        raise InvalidBundleError(f"{where}: contract_id does not belong to this manifest")
     return manifest
+
+
+def check_model(model: bytes, manifest: Manifest, where: str) -> None:
+    """The model is the one that a manifest names.
+
+    Raises:
+        InvalidBundleError: it has another digest.
+    """
+    digest = hashlib.sha256(model).hexdigest()
+    if digest != manifest.model_sha256:
+        raise InvalidBundleError(f"{where} has the digest {digest}, its manifest says {manifest.model_sha256}")
 
 
 def load(folder: Path) -> Bundle:

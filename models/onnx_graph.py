@@ -43,6 +43,19 @@ def plain(model: bytes, *, free_size: bool = False) -> bytes:
     return _serialize(proto)
 
 
+def check_whole(model: bytes) -> None:
+    """The file has all its weights in itself: a runtime would go and read other files, wherever the model says.
+
+    Raises:
+        InvalidBundleError: not an ONNX file, or weights outside the file.
+    """
+    try:
+        proto = onnx.load_model_from_string(model)  # reads nothing but these bytes
+    except Exception as error:  # protobuf raises its own
+        raise InvalidBundleError(f"this is not an ONNX model: {str(error).splitlines()[0]}") from error
+    _refuse_external_data(proto)
+
+
 def _parse(model: bytes) -> Any:
     try:
         proto = onnx.load_model_from_string(model)

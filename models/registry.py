@@ -1,29 +1,41 @@
 """Bundles on disk: add, resolve, promote, roll back. After a crash a change is whole, or did not happen.
 
 <root>/bundles/<id>/manifest.json, model.onnx     never changed once there; card.md too, where there is one
-<root>/state.json                                 {"embedder": ["newest champion", ..., "first"], "detector": [...]}
+<root>/bundles/<id>/signature.json                who vouches for both (models/signing.py)
+<root>/state.json                                 {"embedder": ["newest champion", ..., "first"], "detector": [...],
+                                                   "retired": ["was champion once, and was rolled back", ...]}
 <root>/lock                                       held by the process that changes something
 """
 
 import contextlib
 import fcntl
 import json
-import os
 import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Literal
 
 from models import bundle as bundles
+from models import files, signing
 from models.bundle import Bundle, Manifest
 from models.errors import FaceError, InvalidBundleError, ModelNotFoundError
 
 State = dict[str, list[str]]
+Standing = Literal["candidate", "champion", "retired"]
+_RETIRED = "retired"
+_MAX_MANIFEST_BYTES = 2**24
 Lines = list[str]  # inside the class, `list` is its method
 
 
 class ModelExistsError(FaceError):
     """A different bundle of that name is there already."""
+
+    code = "already_exists"
+
+
+class ChampionChangedError(FaceError):
+    """Another model was promoted meanwhile."""
 
     code = "already_exists"
 
@@ -48,12 +60,20 @@ class Registry:
         history = self._state().get(kind, [])
         return history[0] if history else None
 
+    def standing(self, manifest: Manifest) -> Standing:
+        """champion: it is served; retired: it was once, and is no more; candidate: it never was."""
+        state = self._state()
+        history = state.get(manifest.kind, [])
+        if history[:1] == [manifest.id]:
+            return "champion"
+        return "retired" if manifest.id in (*history, *state.get(_RETIRED, [])) else "candidate"
+
     def resolve(self, kind: str, model_id: str | None = None) -> Bundle:
         """The verified bundle of that name, or the champion of the kind if no name is given.
 
         Raises:
             ModelNotFoundError: no such model, or nothing was promoted yet.
-            InvalidBundleError: it is there but damaged, or of another kind.
+            InvalidBundleError: it is there but damaged, of another kind, or its signature is not one to trust.
         """
         name = model_id or self.champion(kind)
         if name is None:
@@ -61,6 +81,7 @@ class Registry:
         folder = self._folder(name)
         if not folder.is_dir():
             raise ModelNotFoundError(f"there is no model {name!r} in {self._root}", model=name)
+        self._check_signature(folder)
         bundle = bundles.load(folder)
         _check_name(folder, bundle.manifest)
         there = bundle.manifest.kind
@@ -68,12 +89,39 @@ class Registry:
             raise InvalidBundleError(f"model {name} is {_with_article(there)}, not {_with_article(kind)}")
         return bundle
 
-    def add(self, model: bytes, manifest: Manifest, card: str | None = None) -> Bundle:
+    def resolve_any(self, model_id: str) -> Bundle:
+        """The verified bundle of that name, of whatever kind.
+
+        Raises:
+            ModelNotFoundError: no such model.
+            InvalidBundleError: it is damaged, or its signature is not one to trust.
+        """
+        folder = self._folder(model_id)
+        if not folder.is_dir():
+            raise ModelNotFoundError(f"there is no model {model_id!r} in {self._root}", model=model_id)
+        return self.resolve(_read(folder).kind, model_id)
+
+    def sign(self, model_id: str) -> None:
+        """Sign a bundle that bears no signature yet: one that was added by an older version."""
+        with self._lock():
+            folder = self._folder(model_id)
+            if not (folder / signing.SIGNATURE).exists():
+                signature = signing.Signer(self._root).sign(*_signed_parts(folder))
+                files.write_atomically(folder / signing.SIGNATURE, signing.dump(signature))
+
+    def add(self, model: bytes, manifest: Manifest, card: str | None = None, signed: str | None = None) -> Bundle:
         """Store a bundle. Adding the same one again does nothing.
+
+        Args:
+            model: the ONNX file.
+            manifest: sealed.
+            card: Markdown.
+            signed: signature.json of where it comes from; signed with the registry's own key if left out.
 
         Raises:
             ModelExistsError: another bundle has that name, or the same one has another card.
-            InvalidBundleError: the manifest does not belong to the model, or the card is too long.
+            InvalidBundleError: the manifest does not belong to the model, the card is too long, or the signature is
+                not one to trust.
         """
         with self._lock():
             self._remove_leftovers()
@@ -84,10 +132,13 @@ class Registry:
                 staged = Path(temporary) / manifest.id
                 staged.mkdir()
                 bundles.write(staged, model, manifest, card)
+                signature = signed or signing.dump(signing.Signer(self._root).sign(*_signed_parts(staged)))
+                (staged / signing.SIGNATURE).write_text(signature, encoding="utf-8")
+                self._check_signature(staged)
                 for path in (*staged.iterdir(), staged):
-                    _fsync(path)
+                    files.sync(path)
                 staged.rename(folder)
-                _fsync(self._bundles)
+                files.sync(self._bundles)
             return Bundle(folder, manifest)
 
     def replace_manifest(self, manifest: Manifest) -> None:
@@ -104,13 +155,18 @@ class Registry:
             there = _read(folder)
             if (there.contract_id, there.model_sha256) != (manifest.contract_id, manifest.model_sha256):
                 raise InvalidBundleError(f"this manifest is of another contract than the stored {manifest.id}")
-            _write_atomically(folder / bundles.MANIFEST, bundles.manifest_json(manifest))
+            self._replace(folder, bundles.manifest_json(manifest))
 
-    def promote(self, model_id: str) -> Manifest:
+    def promote(self, model_id: str, replacing: str | None = None) -> Manifest:
         """Make a model the champion of its kind.
+
+        Args:
+            model_id: which.
+            replacing: the champion that must be there still; whoever is, if left out.
 
         Raises:
             ModelNotFoundError: no such model.
+            ChampionChangedError: another one is champion.
         """
         folder = self._folder(model_id)
         if not folder.is_dir():
@@ -120,6 +176,9 @@ class Registry:
             state = self._state()
             history = state.get(manifest.kind, [])
             if history[:1] != [model_id]:
+                if replacing is not None and history[:1] != [replacing]:
+                    there = history[0] if history else "nobody"
+                    raise ChampionChangedError(f"{model_id} was to replace {replacing}, but the champion is {there}")
                 self._write_state({**state, manifest.kind: [model_id, *history]})
         return manifest
 
@@ -134,8 +193,45 @@ class Registry:
             history = state.get(kind, [])
             if len(history) < 2:
                 raise ModelNotFoundError(f"there is no earlier {kind} to go back to")
-            self._write_state({**state, kind: history[1:]})
+            retired = sorted({*state.get(_RETIRED, []), history[0]})
+            self._write_state({**state, kind: history[1:], _RETIRED: retired})
             return history[1]
+
+    def signers(self, model_id: str) -> tuple[str, ...]:
+        """Public keys of a bundle's signatures."""
+        path = self._folder(model_id) / signing.SIGNATURE
+        if not path.exists():
+            return ()
+        signed = signing.parse(model_id, files.read(path, signing.MAX_SIGNATURE_BYTES))
+        return tuple(each.public_key for each in signed.signatures)
+
+    def trusted(self, more: str | None = None) -> signing.Trust:
+        """What comes from elsewhere must be signed by: whom this registry trusts, and one key more if it is given."""
+        keys = signing.read_trust(self._root).keys
+        return signing.Trust(require_signatures=True, keys=keys if more is None else (*keys, more))
+
+    def trust(self, public_key: str) -> None:
+        """Trust bundles that this key has signed."""
+        with self._lock():
+            trust = signing.read_trust(self._root)
+            if public_key not in trust.keys:
+                signing.write_trust(self._root, trust.model_copy(update={"keys": (*trust.keys, public_key)}))
+
+    def _check_signature(self, folder: Path) -> None:
+        path = folder / signing.SIGNATURE
+        signed = files.read(path, signing.MAX_SIGNATURE_BYTES) if path.exists() else None
+        signing.check(folder.name, *_signed_parts(folder), signed, signing.read_trust(self._root))
+
+    def _replace(self, folder: Path, manifest: str) -> None:
+        """A new manifest with a new signature. In between, both are vouched for: a crash leaves one that holds."""
+        path, signer = folder / signing.SIGNATURE, signing.Signer(self._root)
+        new = signer.sign(manifest.encode(), _signed_parts(folder)[1])
+        if path.exists():
+            self._check_signature(folder)
+            there = signing.parse(folder.name, files.read(path, signing.MAX_SIGNATURE_BYTES)).signatures
+            files.write_atomically(path, signing.dump(*there, new))
+        files.write_atomically(folder / bundles.MANIFEST, manifest)
+        files.write_atomically(path, signing.dump(new))
 
     def _read_all(self) -> Iterator[Manifest | str]:
         """The manifest of each bundle, or what is wrong with it."""
@@ -173,7 +269,7 @@ class Registry:
         return state
 
     def _write_state(self, state: State) -> None:
-        _write_atomically(self._root / "state.json", json.dumps(state, indent=2) + "\n")
+        files.write_atomically(self._root / "state.json", json.dumps(state, indent=2) + "\n")
 
     @contextlib.contextmanager
     def _lock(self) -> Iterator[None]:
@@ -206,25 +302,16 @@ def _check_name(folder: Path, manifest: Manifest) -> None:
         raise InvalidBundleError(f"{folder} holds a model of another name, {manifest.id}")
 
 
+def _signed_parts(folder: Path) -> tuple[bytes, bytes | None]:
+    """What a signature covers: manifest and card, to the byte."""
+    card = folder / bundles.CARD
+    manifest = files.read(folder / bundles.MANIFEST, _MAX_MANIFEST_BYTES)
+    return manifest, files.read(card, bundles.MAX_CARD_BYTES + 1) if card.exists() else None
+
+
 def _with_article(kind: str) -> str:
     return f"an {kind}" if kind[0] in "aeiou" else f"a {kind}"
 
 
 def _is_history(value: object) -> bool:
     return isinstance(value, list) and all(isinstance(item, str) for item in value)
-
-
-def _write_atomically(path: Path, text: str) -> None:
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(text)
-    _fsync(temporary)
-    temporary.replace(path)
-    _fsync(path.parent)
-
-
-def _fsync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

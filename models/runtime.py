@@ -15,6 +15,7 @@ os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 import onnxruntime as ort
 
 from models.errors import DeviceUnavailableError, InvalidBundleError
+from models.onnx_graph import check_whole
 from models.preprocess import Vectors
 
 Device = Literal["auto", "cpu", "cuda", "tensorrt", "openvino"]
@@ -86,6 +87,7 @@ class Session:
     def __init__(self, path: Path, options: SessionOptions) -> None:
         runtimes = installed_runtimes()
         device = choose_device(options.device, ort.get_available_providers(), runtimes)
+        _check_whole(path, device)
         self._session, self.device = _open(path, device, options)
         node = self._session.get_inputs()[0]
         self._input = node.name
@@ -102,6 +104,18 @@ class Session:
         """Run the network on float32 (N, 3, H, W); every output by its name."""
         outputs = self._session.run(None, {self._input: batch})
         return dict(zip(self.output_names, outputs, strict=True))
+
+
+def _check_whole(path: Path, device: str) -> None:
+    """Before the runtime parses it, which would follow references to other files."""
+    try:
+        model = path.read_bytes()
+    except OSError as error:
+        raise InvalidBundleError(f"cannot read {path}: {error.strerror}") from error
+    try:
+        check_whole(model)
+    except InvalidBundleError as error:
+        raise InvalidBundleError(f"{path.name} cannot be loaded on {device}: {error.message}") from error
 
 
 def _open(path: Path, device: str, options: SessionOptions) -> tuple[Any, str]:

@@ -17,6 +17,7 @@ from models.registry import Registry
 from models.runtime import DEVICES
 from service import app
 from service.commands.audit import audit
+from service.commands.bundles import export_model, import_model, promote, rollback
 from service.commands.gallery import backup, gallery, restore
 from service.commands.keys import keys
 from service.domain import Criterion, Probe, Verification
@@ -122,7 +123,7 @@ def embed(image: Path, select: Any, encoding: Any, aligned: bool, **flags: Any) 
 
 @main.group()
 def models() -> None:
-    """The models on this machine: pull, list, show, add."""
+    """The models on this machine: pull, list, show, add, promote, rollback, export, import."""
 
 
 @models.command(epilog="Example: facesphere models pull; from another place: ... pull yunet-2023mar --source FILE")
@@ -149,10 +150,12 @@ def list_models(**flags: Any) -> None:
     if not manifests:
         _say("no models yet; run: facesphere models pull")
     for manifest in manifests:
-        star = "*" if registry.champion(manifest.kind) == manifest.id else " "
+        standing = registry.standing(manifest)
+        star = "*" if standing == "champion" else " "
         size = f"{manifest.dimension} values" if manifest.dimension else ""
         click.echo(
-            f"{star} {manifest.id:<24} {manifest.kind:<9} {manifest.contract_id}  {size:<11} {manifest.licence.spdx}"
+            f"{star} {manifest.id:<24} {manifest.kind:<9} {standing:<9} {manifest.contract_id}  {size:<11} "
+            f"{manifest.licence.spdx}"
         )
 
 
@@ -190,18 +193,20 @@ def show(model_id: str, **flags: Any) -> None:
 @click.option("--template", required=True, help="Alignment: arcface or sphereface.")
 @click.option("--sha256", metavar="HEX", help="What the file must have; needed for https sources.")
 @click.option("--licence", default="unknown", show_default=True, help="SPDX identifier of the weights' licence.")
-@click.option("--promote/--no-promote", default=False, help="Serve it from the next start on.")
+@click.option("--promote/--no-promote", "promote_it", default=False, help="Serve it from the next start on.")
 @_data_dir
-def add(source: str, promote: bool, data_dir: Path | None, **options: Any) -> None:
+def add(source: str, promote_it: bool, data_dir: Path | None, **options: Any) -> None:
     """Add an ONNX face embedder of your own: a file, or https://.... It is run once before it is accepted."""
     registry = _registry({"data_dir": data_dir})
     manifest = import_onnx(registry, source, ImportOptions(**options))
-    if promote:
+    if promote_it:
         registry.promote(manifest.id)
     _say(f"{manifest.id}: added ({manifest.dimension} values, contract {manifest.contract_id})")
     _say("it has no calibration yet; run: facesphere-train calibrate")
 
 
+for _command in (promote, rollback, export_model, import_model):
+    models.add_command(_command)
 for _command in (keys, audit, gallery, backup, restore):
     main.add_command(_command)
 

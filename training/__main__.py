@@ -7,7 +7,7 @@ import click
 from models.commandline import OneLineErrors
 
 # Imported when named: what needs torch takes seconds to load.
-_COMMANDS = ("align", "calibrate", "evaluate", "export", "figures", "train")
+_COMMANDS = ("align", "calibrate", "evaluate", "export", "figures", "retrain", "train")
 
 
 class _Commands(OneLineErrors):

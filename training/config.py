@@ -21,7 +21,9 @@ class ConfigError(FaceError):
     code = "invalid_request"
 
 
-class _Section(BaseModel):
+class Section(BaseModel):
+    """Keys of a configuration file: an unknown one is an error, and no word is taken for a number."""
+
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     @model_validator(mode="before")
@@ -36,7 +38,7 @@ class _Section(BaseModel):
         return values
 
 
-class Data(_Section):
+class Data(Section):
     """Aligned sets (`facesphere-train align`), or a folder of MNIST's IDX files.
 
     `held_out` is the share of people kept aside for validation, chosen by a digest of their names, so that the same
@@ -51,7 +53,7 @@ class Data(_Section):
     min_images: Count = 1
 
 
-class Input(_Section):
+class Input(Section):
     """What the network is fed: (pixel - mean) / std, in this size and channel order."""
 
     height: Annotated[int, Field(ge=8, le=1024)] = 112
@@ -61,21 +63,21 @@ class Input(_Section):
     std: Positive = 128.0
 
 
-class Named(_Section):
+class Named(Section):
     """Something by name, with its own parameters."""
 
     name: str
     params: dict[str, Any] = Field(default_factory=dict)
 
 
-class Center(_Section):
+class Center(Section):
     """Center loss beside the main one."""
 
     weight: NotNegative = 0.003
     alpha: Annotated[float, Field(gt=0, le=1)] = 0.5
 
 
-class Distil(_Section):
+class Distil(Section):
     """A teacher's embeddings as targets.
 
     cosine: weight of 1 - cos(student, teacher); relation: weight of the squared difference of the two networks'
@@ -91,7 +93,7 @@ class Distil(_Section):
     views: Annotated[int, Field(ge=0, le=1000)] = 0
 
 
-class Thin(_Section):
+class Thin(Section):
     """Begin as a thinner copy of the teacher: channels chosen and weights refitted layer by layer."""
 
     photos: Count = 300
@@ -99,14 +101,14 @@ class Thin(_Section):
     ridge: Positive = 0.3
 
 
-class Start(_Section):
+class Start(Section):
     """Weights to begin with: a bundle of the same network, or, with `thin`, of a wider one."""
 
     bundle: Path
     thin: Thin | None = None
 
 
-class Augment(_Section):
+class Augment(Section):
     """Probabilities and strengths of the augmentations; all zero is none.
 
     rotate in degrees and scale in log units are standard deviations, shift is one in shares of the width.
@@ -126,7 +128,7 @@ class Augment(_Section):
     occlude: Share = 0.0
 
 
-class Sampler(_Section):
+class Sampler(Section):
     """shuffle: every photo once an epoch. people: batches of `people` x `images` each, as triplets need.
 
     With `cap`, shuffle takes at most that many photos of a person an epoch, others each time.
@@ -138,7 +140,7 @@ class Sampler(_Section):
     cap: Count | None = None
 
 
-class Optimiser(_Section):
+class Optimiser(Section):
     """SGD with momentum, or AdamW; vectors (biases, norms, slopes) are not decayed unless `decay_all`."""
 
     name: Literal["sgd", "adamw"] = "sgd"
@@ -151,7 +153,7 @@ class Optimiser(_Section):
     head_lr: Positive = 1.0
 
 
-class Schedule(_Section):
+class Schedule(Section):
     """The learning rate over the run: steps of warm-up, then cosine to zero, steps down, a power, or constant."""
 
     name: Literal["cosine", "step", "poly", "constant"] = "cosine"
@@ -162,7 +164,7 @@ class Schedule(_Section):
     final: Share = 0.0
 
 
-class Guard(_Section):
+class Guard(Section):
     """Signs of failure, looked for over `patience` steps; each rolls back, and raises lambda's minimum or halves lr."""
 
     enabled: bool = True
@@ -171,7 +173,7 @@ class Guard(_Section):
     raise_to: Positive = 5.0
 
 
-class TrainConfig(_Section):
+class TrainConfig(Section):
     """One run."""
 
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
@@ -271,6 +273,15 @@ def read_config(path: Path, overrides: tuple[str, ...] = ()) -> TrainConfig:
     Raises:
         ConfigError: not readable, not YAML, an unknown key, a wrong value or a contradiction.
     """
+    return parse_config(read_mapping(path, overrides), str(path))
+
+
+def read_mapping(path: Path, overrides: tuple[str, ...] = ()) -> dict[str, Any]:
+    """Keys and values of a YAML file, with single values replaced by `section.key=value`.
+
+    Raises:
+        ConfigError: not readable, not YAML, or no mapping.
+    """
     try:
         raw = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -281,7 +292,7 @@ def read_config(path: Path, overrides: tuple[str, ...] = ()) -> TrainConfig:
         raise ConfigError(f"{path} must hold keys and values")
     for override in overrides:
         _override(raw, override)
-    return parse_config(raw, str(path))
+    return raw
 
 
 def parse_config(raw: dict[str, Any], where: str = "configuration") -> TrainConfig:

@@ -416,14 +416,17 @@ def test_threads_that_add_the_same_model_at_once_all_succeed(mine: Registry) -> 
     assert mine.list() == [_manifest("a")]
 
 
-def test_a_stored_bundle_is_the_two_documented_files(mine: Registry, tmp_path: Path) -> None:
+def test_a_stored_bundle_is_the_documented_files(mine: Registry, tmp_path: Path) -> None:
     _add(mine, "a")
     mine.promote("a")
     files = sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file())
     assert files == [
         "models/bundles/a/manifest.json",
         "models/bundles/a/model.onnx",
+        "models/bundles/a/signature.json",
         "models/lock",
+        "models/signing.pem",
         "models/state.json",
+        "models/trust.json",
     ]
     assert bundles.load(tmp_path / "models" / "bundles" / "a").manifest == _manifest("a")

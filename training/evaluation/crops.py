@@ -38,10 +38,25 @@ def embed_aligned(bundle: Bundle, data: AlignedSet, threads: int, step: Step) ->
     check_crops(bundle.manifest, data)
     if len(data.people) < 2:
         raise DataError(f"{data.source or 'the set'} has faces of {len(data.people)} people; at least two are needed")
+    return labelled(embed_crops(bundle, data, threads, step), data)
+
+
+def embed_crops(bundle: Bundle, data: AlignedSet, threads: int, step: Step) -> Vectors:
+    """The vectors alone, (N, D), of however many people.
+
+    Raises:
+        DataError: crops of another template, shape or number of channels.
+    """
+    check_crops(bundle.manifest, data)
     spec = bundle.manifest.input
     sized = (resize(np.asarray(crop), (spec.height, spec.width)) for crop in data.crops)
+    return _embed(bundle, sized, data.photos, threads, step)
+
+
+def labelled(vectors: Vectors, data: AlignedSet) -> EmbeddedSet:
+    """Vectors of a set's crops (N, D) with its people."""
     return EmbeddedSet(
-        vectors=_embed(bundle, sized, data.photos, threads, step),
+        vectors=vectors,
         people=data.labels,
         quality=np.full(len(data), np.nan, np.float32),
         names=data.people,

@@ -57,6 +57,18 @@ def bootstrap_over_people(
     """
     if not rates:
         return np.empty((0, 2))
+    low, high = np.nanquantile(bootstrap_tars(data, pairs, rates, rounds, seed), [0.025, 0.975], axis=0)
+    return np.stack([low, high], axis=1)
+
+
+def bootstrap_tars(
+    data: EmbeddedSet, pairs: Pairs, rates: Sequence[float], rounds: int, seed: int = 0
+) -> NDArray[np.float64]:
+    """TAR at each false-match rate in each round, (rounds, R); NaN where nobody drawn has two photos.
+
+    A round draws the same people for the same seed and number of people: two models can be compared round by round.
+    Arguments are those of `bootstrap_over_people`.
+    """
     # A round needs only as many of the highest impostors as its weights can use up; this many are hardly ever all used.
     most = 100 + 20 * math.ceil(max(rates) * pairs.impostor_count)
     kept = replace(pairs, top_impostors=pairs.top_impostors[:most], top_people=pairs.top_people[:most])
@@ -64,5 +76,4 @@ def bootstrap_over_people(
         calibrate._bootstrap(data, kept, list(rates), np.random.default_rng([seed, number]))[1]
         for number in range(rounds)
     ]
-    low, high = np.nanquantile(np.stack(drawn), [0.025, 0.975], axis=0)
-    return np.stack([low, high], axis=1)
+    return np.stack(drawn)

@@ -23,12 +23,17 @@ _AT_ONCE = 64
 
 def torch_vectors(module: nn.Module, manifest: Manifest, crops: Sequence[Pixels]) -> Vectors:
     """What `Embedder.embed` must give, computed by torch: unit vectors (N, D); `mirror` is heeded."""
+    return network_vectors(module, manifest.input, manifest.mirror, crops)
+
+
+def network_vectors(module: nn.Module, spec: InputSpec, mirror: bool, crops: Sequence[Pixels]) -> Vectors:
+    """The same of a network that is no bundle yet."""
     parts = []
     with torch.no_grad():
         for start in _starts(crops, "torch"):
-            batch = torch.from_numpy(to_input(crops[start : start + _AT_ONCE], manifest.input))
+            batch = torch.from_numpy(to_input(crops[start : start + _AT_ONCE], spec))
             raw = module(batch)
-            parts.append(raw + module(batch.flip(3)) if manifest.mirror else raw)
+            parts.append(raw + module(batch.flip(3)) if mirror else raw)
     return l2_normalize(torch.cat(parts).numpy())
 
 

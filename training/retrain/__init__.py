@@ -1,0 +1,1 @@
+"""Photos of people to a calibrated bundle in the registry, promoted only when it is proven not worse."""
