@@ -30,7 +30,7 @@ class Sweep:
         self._records = records
         self._changes = changes
         self._times = (now, monotonic)
-        self._kept: str | None = None
+        self._kept = self.sweep_clock()
         self._clock = SweepClock(now, monotonic, self)
 
     def run(self, now: datetime | None = None) -> int:
