@@ -24,6 +24,7 @@ from retraining import SIZE, TRAIN, alone, bundle_digests, crops, job_file, regi
 from models.registry import Registry
 from training.__main__ import main
 from training.data.aligned import AlignedSet
+from training.retrain import data_stages
 from training.retrain.stages import NAMES
 from training.retrain.state import JobFolder
 
@@ -439,3 +440,34 @@ def _whole_run(path: Path) -> float:
         lines += process.stdout.readlines()
         assert process.wait(60) == 0, "".join(lines)
         return time.monotonic() - began
+
+
+def test_a_model_compared_with_another_than_the_champion_stays_a_candidate(copy: Path, photos: Path) -> None:
+    registry = Registry(copy.parent / "models")
+    registry.promote("sharp")
+
+    result = _run(job_file(copy.parent, photos, name="patterns-2", gate={"against": "patterns-1"}), "--from", "compare")
+
+    assert result.exit_code == 0, result.output
+    assert "patterns-2 stays a candidate: it was compared with patterns-1, and the champion is" in result.output
+    assert registry.champion("embedder") == "sharp"
+
+
+def test_a_promotion_that_was_undone_is_told_and_not_done_again(copy: Path) -> None:
+    registry = Registry(copy.parent / "models")
+    registry.roll_back("embedder")
+
+    result = _run(copy)
+
+    assert result.exit_code == 2
+    assert "patterns-1 was promoted by this job and is champion no longer, champion is" in result.stderr
+    assert registry.champion("embedder") == "champion"
+
+
+def test_a_person_of_the_trusted_set_under_another_name_is_not_trained_on() -> None:
+    before = ["Ann", "Ann", "Bob", "Cid", "Dan"]
+    after = ["Ann", "Bob", "Bob", "Cid", "Eve"]
+
+    kept = data_stages._unrelated(before, after, {"Ann", "Eve"})
+
+    assert kept.tolist() == [False, False, False, True, False]

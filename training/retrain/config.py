@@ -9,7 +9,7 @@ from models.alignment import TEMPLATE_NAMES
 from models.bundle import Licence, ModelId, first_problem
 from training.config import ConfigError, Count, Section, Share, TrainConfig, parse_config, read_mapping
 
-Rate = Annotated[float, Field(gt=0, le=0.5)]
+Rate = Annotated[float, Field(gt=0, le=0.1)]  # the pairs that are kept of an evaluation tell no more
 Size = Annotated[int, Field(ge=16, le=1024)]
 
 

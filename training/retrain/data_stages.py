@@ -201,10 +201,11 @@ def _plain(finding: Finding, data: AlignedSet) -> dict[str, Any]:
 
 
 def split_section(job: Job) -> Any:
-    """Options, and the digest of the trusted set."""
-    given = job.config.split
+    """Options, the digest of the trusted set, and what near duplicates are told by."""
+    given, near = job.config.split, job.config.clean
     trusted = AlignedSet.open(given.trusted).digest if given.trusted else None
-    return [given.model_dump(mode="json", exclude={"trusted"}), trusted]
+    told_by = [near.near, near.hash_bits, job.pinned("teacher").manifest.contract_id]
+    return [given.model_dump(mode="json", exclude={"trusted"}), trusted, told_by]
 
 
 def split(job: Job, work: Path) -> Outcome:
@@ -218,8 +219,8 @@ def split(job: Job, work: Path) -> Outcome:
         train, held_out = split_people(kept, job.config.split.held_out, job.config.split.salt)
     else:
         held_out = AlignedSet.open(trusted)
-        known = np.isin(np.asarray(kept.people, np.object_), np.asarray(held_out.people, np.object_))
-        train = kept.subset(~known[kept.labels])
+        before = [data.people[label] for label in data.labels[rows]]
+        train = kept.subset(_unrelated(before, [names[row] for row in rows], set(held_out.people)))
     balanced_pairs(held_out.labels)  # better now than after training
     train, leaked = _without_leaks(job, data, train, held_out)
     check_disjoint(train, held_out)
@@ -231,6 +232,12 @@ def split(job: Job, work: Path) -> Outcome:
     )
     sizes = {"train": [len(train), len(train.people)], "held_out": [len(held_out), len(held_out.people)]}
     return Outcome(digest_of([train.digest, held_out.digest]), line, sizes | {"leaked": leaked})
+
+
+def _unrelated(before: list[str], after: list[str], trusted: set[str]) -> np.ndarray[Any, np.dtype[np.bool_]]:
+    """Photos of nobody who is in the trusted set, under the name they came with or the one cleaning gave them."""
+    known = {new for old, new in zip(before, after, strict=True) if old in trusted or new in trusted}
+    return np.array([new not in known for new in after], np.bool_)
 
 
 def _named(data: AlignedSet, rows: np.ndarray[Any, np.dtype[np.int64]], names: list[str]) -> AlignedSet:

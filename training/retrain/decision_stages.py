@@ -17,7 +17,6 @@ from training.retrain.config import Gate
 from training.retrain.job import Job
 from training.retrain.model_stages import calibration_of, exported
 from training.retrain.state import Outcome, digest_of, read_json, write_json, write_text
-from training.trainer.provenance import git_commit
 
 
 def compare_section(job: Job) -> Any:
@@ -103,8 +102,14 @@ def _beyond(what: str, found: Difference | None, margin: float) -> Iterator[str]
 
 
 def register_section(job: Job) -> Any:
-    """The model it was compared with, by name: it stands in the lineage."""
-    return [job.config.name, job.pins["against"], job.config.licence.model_dump(mode="json")]
+    """The model it was compared with, by name, and the configuration: they stand in the lineage."""
+    licence = job.config.licence.model_dump(mode="json")
+    return [job.config.name, job.pins["against"], licence, _config_digest(job)]
+
+
+def _config_digest(job: Job) -> str:
+    elsewhere = {"job", "registry", "data", "threads", "promote"}
+    return digest_of(job.config.model_dump(mode="json", exclude=elsewhere))
 
 
 def register(job: Job, work: Path) -> Outcome:
@@ -126,10 +131,8 @@ def _manifest(job: Job, bare: Manifest) -> Manifest:
         parent=parent.id if parent else "",
         parent_contract=parent.contract_id if parent else "",
         data_digest=job.done["split"].outcome.digest,
-        config_digest=digest_of(
-            job.config.model_dump(mode="json", exclude={"job", "registry", "data", "threads", "promote"})
-        ),
-        code_commit=git_commit() or "",
+        config_digest=_config_digest(job),
+        code_commit=job.done["train"].outcome.facts["code_commit"],
     )
     # The file of the checkpoint is another after a resumed run, though the weights in it are the same.
     provenance = bare.provenance.model_copy(
@@ -158,11 +161,23 @@ def _facts(job: Job) -> dict[str, str]:
     }
 
 
+def promote_section(job: Job) -> Any:
+    """Whether, and over whom."""
+    return [job.config.promote, job.pins["replaces"]]
+
+
 def promote(job: Job, work: Path) -> Outcome:
-    """Make the candidate champion, if the model it was compared with still is."""
+    """Make the candidate champion, if the model it was compared with is; or where it was to be compared with none."""
+    name, against, champion = job.config.name, job.pins["against"], job.pins["replaces"]
     if not job.config.promote:
-        return Outcome(digest_of(None), f"left out: {job.config.name} stays a candidate", {"promoted": False})
-    against = job.pins["against"] if job.config.gate.against == "champion" else None
-    job.registry.promote(job.config.name, replacing=against)
-    line = f"{job.config.name} is champion" + (f", before it {against}" if against else "")
-    return Outcome(digest_of(job.config.name), line, {"promoted": True})
+        return Outcome(digest_of(None), f"left out: {name} stays a candidate", {"promoted": False})
+    if against not in (None, champion):
+        line = (
+            f"{name} stays a candidate: it was compared with {against}, and the champion is {champion}; "
+            f"facesphere models promote {name} makes it champion all the same"
+        )
+        return Outcome(digest_of(None), line, {"promoted": False})
+    job.registry.promote(name, replacing=champion)
+    return Outcome(
+        digest_of(name), f"{name} is champion" + (f", before it {champion}" if champion else ""), {"promoted": True}
+    )

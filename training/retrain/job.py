@@ -2,6 +2,7 @@
 
 import os
 import time
+import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -82,8 +83,11 @@ class Job:
 def _cached(path: Path) -> dict[bytes, NDArray[np.float32]]:
     if not path.is_file():
         return {}
-    with np.load(path, allow_pickle=False) as stored:
-        return dict(zip((each.tobytes() for each in stored["hashes"]), stored["vectors"], strict=True))
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            return dict(zip((each.tobytes() for each in stored["hashes"]), stored["vectors"], strict=True))
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):  # half of one: what is missing is made again
+        return {}
 
 
 def _keep(path: Path, known: dict[bytes, NDArray[np.float32]]) -> None:
@@ -113,7 +117,9 @@ def run_job(job: Job, stages: tuple[Stage, ...], only: str | None = None, begin:
     forced = {only} if only else set(names[names.index(begin) :] if begin else [])
     for stage in stages[: len(wanted)]:
         key = _key(job, stage)
-        done = None if stage.name in forced else job.folder.done(stage.name, key)
+        done = None if stage.name in forced else _done(job, stage.name, key)
+        if stage.name == "register" and done is None:
+            forced.add("promote")  # in another registry nothing was promoted yet
         if done is None and only not in (None, stage.name):
             raise DataError(f"{only} reads what {stage.name} gives, which is not there; run that stage first")
         job.done[stage.name] = done or _run(job, stage, key)
@@ -130,14 +136,35 @@ def _run(job: Job, stage: Stage, key: str) -> Done:
         raise StageFailedError(f"{stage.name}: {error.message}") from error
     except OSError as error:
         raise StageFailedError(f"{stage.name}: {error}") from error
+    except Exception as error:  # whatever it is, one is to know where
+        reason = (str(error).splitlines() or [""])[0]
+        raise StageFailedError(f"{stage.name}: unexpected {type(error).__name__}: {reason}") from error
     return job.folder.finish(stage.name, key, outcome, time.monotonic() - began)
 
 
+def _done(job: Job, stage: str, key: str) -> Done | None:
+    """What a stage has given; a model that is not in this registry was not registered."""
+    done = job.folder.done(stage, key)
+    if done is None or stage != "register":
+        return done
+    try:
+        there = job.registry.resolve("embedder", job.config.name).manifest.contract_id
+    except FaceError:
+        return None
+    return done if there == done.outcome.facts["contract"] else None
+
+
 def _heed(job: Job, stage: str) -> None:
-    """A refusal is an outcome of the gate, and stands until something before it changes."""
+    """A refusal is an outcome of the gate, and stands until something before it changes; a promotion may be undone."""
     reasons = job.done[stage].outcome.facts.get("reasons") if stage == "gate" else None
     if reasons:
         raise RefusedError(f"gate: {job.config.name} is refused: {'; '.join(reasons)}")
+    champion = job.registry.champion("embedder")
+    if stage == "promote" and job.done[stage].outcome.facts["promoted"] and champion != job.config.name:
+        raise StageFailedError(
+            f"promote: {job.config.name} was promoted by this job and is champion no longer, {champion} is; "
+            f"to make it so again: facesphere models promote {job.config.name}"
+        )
 
 
 def _key(job: Job, stage: Stage) -> str:
@@ -164,5 +191,7 @@ def _pin(job: Job, anew: bool) -> None:
         "champion": known.get("champion") or champion,
         "against_champion": against if job.config.gate.against == "champion" else known.get("against_champion"),
     }
+    own = champion == job.config.name
+    pins["replaces"] = champion if anew and not own else known.get("replaces") or champion
     write_json(path, pins)
-    job.pins = {"teacher": teacher, "against": against}
+    job.pins = {"teacher": teacher, "against": against, "replaces": pins["replaces"]}

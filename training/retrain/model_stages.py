@@ -25,6 +25,7 @@ from training.retrain.config import RetrainConfig
 from training.retrain.job import Job
 from training.retrain.state import Outcome, digest_of, write_json, write_text
 from training.trainer import checkpoint
+from training.trainer.provenance import git_commit
 from training.trainer.run import train as fit_network
 
 _BUNDLES = ("start", "distil")
@@ -64,7 +65,8 @@ def train(job: Job, work: Path) -> Outcome:
     run = work / "run"
     result = fit_network(train_config(job), run, checkpoint.exists(run), job.threads)
     trained = load_trained(checkpoint.newest(run))
-    return Outcome(_weights_digest(trained), f"{result.steps:,} steps", {"steps": result.steps})
+    facts = {"steps": result.steps, "code_commit": git_commit() or ""}
+    return Outcome(_weights_digest(trained), f"{result.steps:,} steps", facts)
 
 
 def _weights_digest(trained: Trained) -> str:

@@ -32,10 +32,10 @@ STAGES: tuple[Stage, ...] = (
     ),
     Stage(
         "register",
-        ("split", "clean", "evaluate", "calibrate", "export", "compare", "gate"),
+        ("split", "clean", "train", "evaluate", "calibrate", "export", "compare", "gate"),
         decision_stages.register_section,
         decision_stages.register,
     ),
-    Stage("promote", ("register", "gate"), lambda job: job.config.promote, decision_stages.promote),
+    Stage("promote", ("register", "gate"), decision_stages.promote_section, decision_stages.promote),
 )
 NAMES = tuple(stage.name for stage in STAGES)
