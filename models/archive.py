@@ -84,20 +84,23 @@ def import_bundle(registry: Registry, path: Path, trust: str | None = None) -> B
         ModelExistsError: another model has that name.
     """
     content = _read(path)
-    known = registry.trusted(trust)
-    signing.check(path.name, content.manifest, content.card, content.signature, known)
+    signed = (path.name, content.manifest, content.card, content.signature)
+    if trust is not None:  # by this very key: any other text would be kept as a key for ever
+        signing.check(*signed, signing.Trust(require_signatures=True, keys=(trust,)))
+    signing.check(*signed, registry.trusted(trust))
     manifest = bundles.parse_manifest(content.manifest, path.name)
     bundles.check_model(content.model, manifest, path.name)
     onnx_graph.check_whole(content.model)
-    if trust is not None:
-        registry.trust(trust)
     try:
         card = None if content.card is None else content.card.decode()
     except UnicodeDecodeError as error:
         raise ArchiveError(f"{path}: the card is not UTF-8") from error
     if bundles.manifest_json(manifest).encode() != content.manifest:
         raise ArchiveError(f"{path}: the manifest is not written as this version writes it")
-    return registry.add(content.model, manifest, card, content.signature.decode())
+    bundle = registry.add(content.model, manifest, card, content.signature.decode())
+    if trust is not None:
+        registry.trust(trust)
+    return bundle
 
 
 def _add(archive: tarfile.TarFile, name: str, data: bytes) -> None:
@@ -115,7 +118,11 @@ def _read(path: Path) -> _Content:
                 found[name] = _data(archive, member)
     except OSError as error:
         raise SourceError(f"cannot read {path}: {error.strerror or error}") from error
-    except (tarfile.TarError, EOFError) as error:
+    except (
+        tarfile.TarError,
+        EOFError,
+        ValueError,
+    ) as error:  # ValueError: of a sparse file's header
         raise ArchiveError(f"{path} is damaged or no file of a model: {str(error).partition(chr(10))[0]}") from error
     missing = [name for name in _NEEDED if name not in found]
     if missing:
@@ -124,7 +131,7 @@ def _read(path: Path) -> _Content:
 
 
 def _checked(path: Path, member: tarfile.TarInfo, found: dict[str, bytes]) -> str:
-    if member.name not in _LIMITS or not member.isreg() or member.name in found:
+    if member.name not in _LIMITS or not member.isreg() or member.issparse() or member.name in found:
         raise ArchiveError(f"{path} holds {json.dumps(member.name)[:100]}, which no model has")
     if member.size > _LIMITS[member.name]:
         raise ArchiveError(f"{path}: {member.name} is longer than {_LIMITS[member.name]} bytes")

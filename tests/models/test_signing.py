@@ -225,6 +225,31 @@ def test_a_file_of_a_key_that_is_not_trusted_is_refused_and_leaves_nothing(
     assert theirs.list() == []
 
 
+def test_a_text_that_has_not_signed_the_file_is_not_kept_as_a_key_to_trust(
+    mine: Registry, theirs: Registry, tmp_path: Path
+) -> None:
+    file = _exported(mine, tmp_path)
+    theirs.trust(mine.signers("mean")[0])
+    before = theirs.trusted()
+
+    with pytest.raises(InvalidBundleError):
+        archive.import_bundle(theirs, file, "total junk")
+
+    assert theirs.trusted() == before
+    assert theirs.list() == []
+
+
+def test_a_sparse_member_whose_map_makes_no_sense_is_one_line(mine: Registry, theirs: Registry, tmp_path: Path) -> None:
+    path = tmp_path / "sparse.tar"
+    with tarfile.open(path, "w", format=tarfile.PAX_FORMAT) as packed:
+        member = tarfile.TarInfo("manifest.json")
+        member.pax_headers = {"GNU.sparse.map": "0,a"}
+        packed.addfile(member, io.BytesIO(b""))
+
+    with pytest.raises(ArchiveError, match="damaged or no file of a model"):
+        archive.import_bundle(theirs, path)
+
+
 def _repacked(file: Path, change: Callable[[dict[str, bytes]], None]) -> Path:
     with tarfile.open(file) as packed:
         parts = {member.name: packed.extractfile(member).read() for member in packed}  # type: ignore[union-attr]
