@@ -1,6 +1,5 @@
 """API keys in the records' file. Whoever changes them, a server or the command line, the other sees it at once."""
 
-import json
 import sqlite3
 import threading
 from collections.abc import Mapping
@@ -8,21 +7,17 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 from service.errors import NotFoundError, StorageError
-from service.gallery.database import BROKEN, WAIT_MS, Database, Row, one_line
+from service.gallery.database import BROKEN, WAIT_MS, Database, one_line
 from service.gallery.errands import Errands
 from service.gallery.first_row import COLUMNS as STORE_COLUMNS
 from service.gallery.first_row import FirstRow, checked_state
+from service.gallery.key_rows import COLUMNS, checked, tag, text, values
 from service.gallery.schema import connect
 from service.gallery.sealing import EMPTY, combined
 from service.gallery.trail import Trail
 from service.security.keyfolder import KeyFolder
 from service.security.keys import ApiKey, KeyGrant, new_token, token_digest
 from service.security.ledger import KEYS, Erasure
-
-_COLUMNS = (
-    "id, name, digest, scopes, collections, requests_per_minute, requests_per_day, created_at, expires_at,"
-    " last_used_at, revoked_at, mac"
-)
 
 
 class SqliteKeyTable:
@@ -121,15 +116,15 @@ class SqliteKeyTable:
         Raises:
             NotFoundError: no such key.
         """
-        row = self._database.one(f"SELECT {_COLUMNS} FROM api_keys WHERE id = ?", (key_id,))  # noqa: S608
+        row = self._database.one(f"SELECT {COLUMNS} FROM api_keys WHERE id = ?", (key_id,))  # noqa: S608
         if row is None:
             raise NotFoundError(f"there is no key {key_id!r}", key=key_id)
-        return self._checked(row)
+        return checked(row, self._vault.store)
 
     def list(self) -> list[ApiKey]:
         """All keys, oldest first."""
-        rows = self._database.read(f"SELECT {_COLUMNS} FROM api_keys ORDER BY created_at, id")  # noqa: S608
-        return [self._checked(row) for row in rows]
+        rows = self._database.read(f"SELECT {COLUMNS} FROM api_keys ORDER BY created_at, id")  # noqa: S608
+        return [checked(row, self._vault.store) for row in rows]
 
     def note_used(self, used: Mapping[str, datetime]) -> None:
         """When keys were used last; no change that the audit log tells of."""
@@ -150,10 +145,10 @@ class SqliteKeyTable:
     def _create(self, grant: KeyGrant, actor: str) -> tuple[ApiKey, str]:
         key_id, token = new_token()
         key = ApiKey(key_id, grant, token_digest(self._vault.pepper, token), self._database.now())
-        mac = self._mac(_values(key))
+        mac = tag(values(key), self._vault.store)
         self._database.write(
-            f"INSERT INTO api_keys ({_COLUMNS}) VALUES (?,?,?,?,?,?,?,?,?,?,?,?)",  # noqa: S608
-            (*_values(key), mac),
+            f"INSERT INTO api_keys ({COLUMNS}) VALUES (?,?,?,?,?,?,?,?,?,?,?,?)",  # noqa: S608
+            (*values(key), mac),
         )
         self._first.retally_keys(mac)
         if not self._ever:
@@ -164,7 +159,7 @@ class SqliteKeyTable:
     def _refresh(self, reader: sqlite3.Connection, version: int) -> None:
         reader.execute("BEGIN")  # keys and first row of one state
         try:
-            rows = reader.execute(f"SELECT {_COLUMNS} FROM api_keys ORDER BY id").fetchall()  # noqa: S608
+            rows = reader.execute(f"SELECT {COLUMNS} FROM api_keys ORDER BY id").fetchall()  # noqa: S608
             first = reader.execute(f"SELECT {STORE_COLUMNS} FROM store").fetchone()  # noqa: S608
         finally:
             reader.execute("ROLLBACK")
@@ -172,46 +167,14 @@ class SqliteKeyTable:
         if combined(EMPTY, *macs) != checked_state(first, self._vault).keys_tally:
             raise StorageError("the gallery is damaged: the API keys are not those that were stored; restore a backup")
         if b"".join(macs) != self._seen[1] or len(rows) != len(self._keys):
-            self._keys = {row[0]: self._checked(row) for row in rows}
+            self._keys = {row[0]: checked(row, self._vault.store) for row in rows}
         self._seen = (version, b"".join(macs))
 
     def _replace(self, old: ApiKey, new: ApiKey) -> ApiKey:
-        mac = self._mac(_values(new))
+        mac = tag(values(new), self._vault.store)
         self._database.write(
             "UPDATE api_keys SET expires_at = ?, revoked_at = ?, mac = ? WHERE id = ?",
-            (_text(new.grant.expires_at), new.revoked_at, mac, new.id),
+            (text(new.grant.expires_at), new.revoked_at, mac, new.id),
         )
-        self._first.retally_keys(self._mac(_values(old)), mac)
+        self._first.retally_keys(tag(values(old), self._vault.store), mac)
         return new
-
-    def _checked(self, row: Row) -> ApiKey:
-        if self._mac(row) != row[11]:  # before anything in it is taken for what it says
-            raise StorageError(f"the gallery is damaged: key {row[0]} is not what was stored; restore a backup")
-        collections = None if row[4] is None else frozenset(json.loads(row[4]))
-        expires = None if row[8] is None else datetime.fromisoformat(row[8])
-        grant = KeyGrant(row[1], frozenset(json.loads(row[3])), collections, row[5], row[6], expires)
-        return ApiKey(row[0], grant, row[2], row[7], row[9], row[10])
-
-    def _mac(self, values: Row) -> bytes:
-        return self._vault.store.mac("api key", *values[:9], values[10])  # not last_used_at
-
-
-def _values(key: ApiKey) -> Row:
-    grant = key.grant
-    return (
-        key.id,
-        grant.name,
-        key.digest,
-        json.dumps(sorted(grant.scopes)),
-        None if grant.collections is None else json.dumps(sorted(grant.collections)),
-        grant.requests_per_minute,
-        grant.requests_per_day,
-        key.created_at,
-        _text(grant.expires_at),
-        key.last_used_at,
-        key.revoked_at,
-    )
-
-
-def _text(moment: datetime | None) -> str | None:
-    return None if moment is None else moment.astimezone(UTC).isoformat(timespec="milliseconds")

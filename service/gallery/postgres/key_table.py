@@ -6,7 +6,6 @@ change returns once whatever was read before it has run out: from then on every 
 """
 
 import contextlib
-import json
 import logging
 import threading
 import time
@@ -16,7 +15,8 @@ from datetime import UTC, datetime, timedelta
 
 from models.errors import FaceError
 from service.errors import GalleryUnavailableError, NotFoundError, StorageError
-from service.gallery.postgres.database import Database, Row
+from service.gallery.key_rows import COLUMNS, checked, tag, text, values
+from service.gallery.postgres.database import Database
 from service.gallery.postgres.trail import PostgresTrail
 from service.gallery.sealing import EMPTY, combined
 from service.security.keys import ApiKey, KeyGrant, new_token, token_digest
@@ -25,10 +25,6 @@ from service.security.vault import MasterKey
 log = logging.getLogger("facesphere.gallery")
 LEASE_S = 2.0
 _REFRESH_S = 0.5
-_COLUMNS = (
-    "id, name, digest, scopes, collections, requests_per_minute, requests_per_day, created_at, expires_at,"
-    " last_used_at, revoked_at, mac"
-)
 
 
 class PostgresKeyTable:
@@ -129,21 +125,21 @@ class PostgresKeyTable:
         Raises:
             NotFoundError: no such key.
         """
-        row = self._database.one(f"SELECT {_COLUMNS} FROM api_keys WHERE id = %s", (key_id,))  # noqa: S608
+        row = self._database.one(f"SELECT {COLUMNS} FROM api_keys WHERE id = %s", (key_id,))  # noqa: S608
         if row is None:
             raise NotFoundError(f"there is no key {key_id!r}", key=key_id)
-        return self._checked(row)
+        return checked(row, self._master.store)
 
     def list(self) -> list[ApiKey]:
         """All keys, oldest first."""
-        rows = self._database.read(f"SELECT {_COLUMNS} FROM api_keys ORDER BY created_at, id")  # noqa: S608
-        return [self._checked(row) for row in rows]
+        rows = self._database.read(f"SELECT {COLUMNS} FROM api_keys ORDER BY created_at, id")  # noqa: S608
+        return [checked(row, self._master.store) for row in rows]
 
     def note_used(self, used: Mapping[str, datetime]) -> None:
         """When keys were used last, here or at another server; no change that the audit log tells of."""
         if used:
             # In one order everywhere, so that two servers do not wait for each other.
-            rows = [(_text(used[key_id]), key_id) for key_id in sorted(used)]
+            rows = [(text(used[key_id]), key_id) for key_id in sorted(used)]
             with self._database.transaction():
                 self._database.write_many(
                     "UPDATE api_keys SET last_used_at = greatest(last_used_at, %s) WHERE id = %s", rows
@@ -162,10 +158,10 @@ class PostgresKeyTable:
             with self._database.snapshot():
                 state = self._state("")
                 if state != self._known:
-                    rows = self._database.read(f"SELECT {_COLUMNS} FROM api_keys")  # noqa: S608
+                    rows = self._database.read(f"SELECT {COLUMNS} FROM api_keys")  # noqa: S608
                     if combined(EMPTY, *(bytes(row[11]) for row in rows)) != state[1]:
                         raise StorageError("the gallery is damaged: the API keys are not those that were stored")
-                    self._keys = {row[0]: self._checked(row) for row in rows}
+                    self._keys = {row[0]: checked(row, self._master.store) for row in rows}
             self._known, self._read_at = state, asked_at
 
     def _run(self) -> None:
@@ -210,50 +206,18 @@ class PostgresKeyTable:
         return key, token
 
     def _insert(self, key: ApiKey) -> None:
-        mac = self._mac(_values(key))
+        mac = tag(values(key), self._master.store)
         self._database.write(
-            f"INSERT INTO api_keys ({_COLUMNS}) VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)",  # noqa: S608
-            (*_values(key), mac),
+            f"INSERT INTO api_keys ({COLUMNS}) VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)",  # noqa: S608
+            (*values(key), mac),
         )
         self._retally(mac)
 
     def _replace(self, old: ApiKey, new: ApiKey) -> ApiKey:
-        mac = self._mac(_values(new))
+        mac = tag(values(new), self._master.store)
         self._database.write(
             "UPDATE api_keys SET expires_at = %s, revoked_at = %s, mac = %s WHERE id = %s",
-            (_text(new.grant.expires_at), new.revoked_at, mac, new.id),
+            (text(new.grant.expires_at), new.revoked_at, mac, new.id),
         )
-        self._retally(self._mac(_values(old)), mac)
+        self._retally(tag(values(old), self._master.store), mac)
         return new
-
-    def _checked(self, row: Row) -> ApiKey:
-        if self._mac((*row[:2], bytes(row[2]), *row[3:11])) != bytes(row[11]):  # before it is taken for what it says
-            raise StorageError(f"the gallery is damaged: key {row[0]} is not what was stored; restore a backup")
-        collections = None if row[4] is None else frozenset(json.loads(row[4]))
-        expires = None if row[8] is None else datetime.fromisoformat(row[8])
-        grant = KeyGrant(row[1], frozenset(json.loads(row[3])), collections, row[5], row[6], expires)
-        return ApiKey(row[0], grant, bytes(row[2]), row[7], row[9], row[10])
-
-    def _mac(self, values: Row) -> bytes:
-        return self._master.store.mac("api key", *values[:9], values[10])  # not last_used_at
-
-
-def _values(key: ApiKey) -> Row:
-    grant = key.grant
-    return (
-        key.id,
-        grant.name,
-        key.digest,
-        json.dumps(sorted(grant.scopes)),
-        None if grant.collections is None else json.dumps(sorted(grant.collections)),
-        grant.requests_per_minute,
-        grant.requests_per_day,
-        key.created_at,
-        _text(grant.expires_at),
-        key.last_used_at,
-        key.revoked_at,
-    )
-
-
-def _text(moment: datetime | None) -> str | None:
-    return None if moment is None else moment.astimezone(UTC).isoformat(timespec="milliseconds")
