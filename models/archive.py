@@ -4,6 +4,7 @@ A tar archive of manifest.json, signature.json, card.md where there is one, and 
 else. Nothing of it is unpacked to disk before it was checked.
 """
 
+import contextlib
 import io
 import json
 import os
@@ -64,7 +65,8 @@ def export_bundle(registry: Registry, model_id: str, out: Path) -> Manifest:
     except OSError as error:
         raise SourceError(f"cannot write {out}: {error.strerror}") from error
     finally:
-        partial.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # it is told above what is wrong with the place
+            partial.unlink(missing_ok=True)
     return bundle.manifest
 
 

@@ -355,3 +355,10 @@ def test_a_model_that_keeps_weights_in_other_files_is_refused_before_the_runtime
     with pytest.raises(InvalidBundleError, match="keeps its weights in other files"):
         Session(bad.resolve("embedder", "mean").model_path, SessionOptions("cpu"))
     assert theirs.list() == []
+
+
+def test_a_place_that_cannot_be_written_is_one_line(mine: Registry, tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+
+    with pytest.raises(SourceError, match="cannot write"):
+        archive.export_bundle(mine, "mean", tmp_path / "file" / "mean.tar")

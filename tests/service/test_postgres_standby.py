@@ -125,13 +125,18 @@ def test_what_another_server_has_changed_is_known_too(
     replicated: PostgresGallery, pair: tuple[Cluster, Cluster], tmp_path: Path
 ) -> None:
     url = replicated._store.connections._parameters
+    replicated.enrol("lab", CONTRACT, "Bob", new_faces(units(2, 2)))
+    wait_until(lambda: bool(_search(replicated, 2)) and _answered(replicated) > 0)
     with closing(PostgresGallery(pair[0].url(str(url["dbname"])), keys_of(tmp_path / "data").vault.master)) as other:
         pair[1].execute("SELECT pg_wal_replay_pause()")
+        wait_until(lambda: pair[1].execute("SELECT pg_get_wal_replay_pause_state()") == [("paused",)])
         try:
+            before = _answered(replicated)
             other.enrol("lab", CONTRACT, "Ann", new_faces(units(1, 2)))
-            assert _search(replicated, 1) == ["Ann"]
+            assert _search(replicated, 1) == ["Ann", "Bob"]
             other.erase("lab", "Ann")
-            assert _search(replicated, 1) == []
+            assert _search(replicated, 1) == ["Bob"]
+            assert _answered(replicated) == before
         finally:
             pair[1].execute("SELECT pg_wal_replay_resume()")
 

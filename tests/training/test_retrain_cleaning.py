@@ -208,6 +208,7 @@ def test_a_moved_photo_follows_the_merge_of_whom_it_is_moved_to() -> None:
         ("0.jpg,a,remove", "line 2: the decision must be keep, drop or move:PERSON, got 'remove'"),
         ("0.jpg,a,move:", "line 2: the decision must be"),
         (",a,move:b", "line 2: the decision must be keep, drop or merge:PERSON"),
+        ("0.jpg,a,move:nobody", "line 2: there is no 'nobody' to move to"),
         (",a,merge:nobody", "line 2: there is no 'nobody' to merge into"),
     ],
 )

@@ -64,8 +64,8 @@ def _verdict(
     asked = "move" if photo else "merge"
     if decision not in (KEEP, DROP) and (verb != asked or not whom):
         raise DataError(f"{path}, line {line}: the decision must be keep, drop or {asked}:PERSON, got {decision!r}")
-    if verb == "merge" and whom not in people:
-        raise DataError(f"{path}, line {line}: there is no {whom!r} to merge into")
+    if whom and whom not in people:  # a slip of the pen would make a new person
+        raise DataError(f"{path}, line {line}: there is no {whom!r} to {asked} {'to' if photo else 'into'}")
     return Verdict(photo, person, decision)
 
 
