@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -200,6 +200,58 @@ class Collection:
     subjects: int
     faces: int
     created_at: str
+
+
+@dataclass(frozen=True, slots=True)
+class Coverage:
+    """How far a collection has vectors under another contract than its own: of `faces`, `missing` have none; of those
+    `without_crop` cannot be given one, because no crop was stored with them."""
+
+    faces: int
+    missing: int
+    without_crop: int
+
+
+@dataclass(frozen=True, slots=True)
+class StoredCrop:
+    """The crop (PNG) of an enrolled face; `number` orders them."""
+
+    number: int
+    face_id: str
+    crop: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class TwoVectors:
+    """Vectors of the same N faces under two contracts: uid of each one's person, float32 (N, D) and (N, E)."""
+
+    people: Sequence[str]
+    old: NDArray[np.float32]
+    new: NDArray[np.float32]
+
+
+JobKind = Literal["activate", "rollback", "follow"]
+JobState = Literal["queued", "running", "done", "failed", "cancelled"]
+OPEN_STATES: tuple[JobState, ...] = ("queued", "running")
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A change of the model that is served, with the collections that follow it.
+
+    `progress` is 0..1; `result` tells of each collection, by its uid, what became of it; times are UTC, ISO 8601.
+    """
+
+    id: str
+    kind: JobKind
+    model_id: str
+    actor: str
+    state: JobState
+    progress: float
+    error: str | None
+    result: Mapping[str, Any]
+    created_at: str
+    updated_at: str
 
 
 @dataclass(frozen=True, slots=True)

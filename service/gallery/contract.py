@@ -1,6 +1,7 @@
 """What a gallery is, whichever engine keeps it: one process's own files (embedded.py), or PostgreSQL (postgres/)."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Protocol
@@ -8,14 +9,20 @@ from typing import Any, Protocol
 from service.domain import (
     Collection,
     CollectionSettings,
+    Coverage,
+    Job,
+    JobKind,
     ModelInfo,
     NewFace,
     Page,
+    StoredCrop,
     StoredFace,
     Subject,
     SubjectExport,
+    TwoVectors,
     Vector,
 )
+from service.errors import ContractMismatchError
 from service.security.keys import ApiKey, KeyGrant, KeyTable
 
 SYSTEM = "system"  # who does what nobody asked for, such as the retention sweep
@@ -71,6 +78,48 @@ class Log(Protocol):
         ...
 
 
+class Jobs(Protocol):
+    """What is done about models in the background, and was; it survives the program that does it."""
+
+    def create(self, kind: JobKind, model_id: str, actor: str) -> Job:
+        """A new job, queued."""
+        ...
+
+    def get(self, job_id: str) -> Job:
+        """One job; NotFoundError if there is none of that id."""
+        ...
+
+    def list(self, limit: int = 100) -> Sequence[Job]:
+        """The newest jobs, newest first."""
+        ...
+
+    def update(self, job: Job) -> Job:
+        """Write down state, progress, error and result, unless it was cancelled meanwhile; the job as it is now."""
+        ...
+
+    def cancel_open(self) -> None:
+        """Cancel all that are queued or running."""
+        ...
+
+    def turn(self) -> AbstractContextManager[bool]:
+        """False while another server works on jobs; inside of it, none does."""
+        ...
+
+
+LAST = 64  # faces that may be embedded while everybody who enrols waits
+
+
+def same_contract(collection: str, model: ModelInfo, contract_id: str) -> None:
+    """Raises ContractMismatchError where vectors are not of a collection's contract."""
+    if model.contract_id != contract_id:
+        raise ContractMismatchError(
+            f"collection {collection!r} is of model {model.id} (contract {model.contract_id}), "
+            f"the vector of contract {contract_id}",
+            collection_contract_id=model.contract_id,
+            server_contract_id=contract_id,
+        )
+
+
 class Gallery(Protocol):
     """Collections of enrolled people. Calls may come from several threads; what an answered call did is durable.
 
@@ -86,6 +135,11 @@ class Gallery(Protocol):
     @property
     def audit(self) -> Log:
         """What was done and decided."""
+        ...
+
+    @property
+    def jobs(self) -> Jobs:
+        """What is done about models."""
         ...
 
     def close(self) -> None:
@@ -154,6 +208,45 @@ class Gallery(Protocol):
 
     def erase_expired(self, now: datetime | None = None) -> int:
         """Erase the faces whose retention is over, and people who have no other; the number of faces."""
+        ...
+
+    def uid(self, collection: str) -> str:
+        """The name by which jobs and the log know a collection."""
+        ...
+
+    def coverage(self, collection: str, contract_id: str) -> Coverage:
+        """How many faces have no vector under a contract."""
+        ...
+
+    def uncovered(self, collection: str, contract_id: str, after: int, limit: int) -> list[StoredCrop]:
+        """Crops of up to `limit` faces that have no vector under a contract, those with numbers above `after`."""
+        ...
+
+    def cover(self, collection: str, model: ModelInfo, vectors: Mapping[str, Vector]) -> None:
+        """Keep vectors under another contract beside the collection's own, by face_id; who was erased is left out."""
+        ...
+
+    def two_vectors(self, collection: str, contract_id: str, limit: int) -> TwoVectors:
+        """Of up to `limit` faces that have a vector under both: the collection's own, and under another contract."""
+        ...
+
+    def switch(
+        self,
+        collection: str,
+        model: ModelInfo,
+        embed: Callable[[Sequence[StoredCrop]], Sequence[Vector]],
+        actor: str = SYSTEM,
+    ) -> bool:
+        """Make another model the collection's, at once and for all its faces.
+
+        Faces that have no vector of it yet are embedded first, while nobody enrols. False, and nothing is changed, if
+        there are too many of them to wait for (`LAST`), or one has no crop.
+        """
+        ...
+
+    def keep_contracts(self, collection: str, contract_ids: Sequence[str]) -> None:
+        """Erase vectors under other contracts than these and the collection's own; what a face was enrolled with
+        stays."""
         ...
 
     def tidy(self) -> None:

@@ -8,7 +8,7 @@ import contextlib
 import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -19,16 +19,19 @@ from models.errors import FaceError
 from service.domain import (
     Collection,
     CollectionSettings,
+    Coverage,
     ModelInfo,
     NewFace,
     Page,
+    StoredCrop,
     StoredFace,
     Subject,
     SubjectExport,
+    TwoVectors,
     Vector,
 )
-from service.errors import ContractMismatchError, StorageError
-from service.gallery.contract import SYSTEM, Erased, Match
+from service.errors import StorageError
+from service.gallery.contract import LAST, SYSTEM, Erased, Match, same_contract
 from service.gallery.folder import lock, refuse_moved, remove_scratch
 from service.gallery.index import ExactIndex
 from service.gallery.retention import SweepClock
@@ -38,6 +41,7 @@ from service.security.keyfolder import KeyFolder
 
 log = logging.getLogger("facesphere.gallery")
 SWEEP_CHUNK = 1000  # faces erased while others wait
+_INDEXED_AT_ONCE = 512  # vectors that go into the index of another contract while others wait
 
 
 class EmbeddedGallery:
@@ -64,6 +68,7 @@ class EmbeddedGallery:
         self._lock_file = lock(folder)
         self._writing = threading.Lock()
         self._indexes: dict[str, ExactIndex] = {}
+        self._others: dict[tuple[str, str], ExactIndex] = {}  # by collection and contract: not what is searched
         with contextlib.ExitStack() as undo:
             undo.callback(self._lock_file.close)
             refuse_moved(folder)
@@ -77,7 +82,7 @@ class EmbeddedGallery:
                 store.errands,
                 store.records,
             )
-            self.keys, self.audit = store.keys, store.audit
+            self.keys, self.audit, self.jobs = store.keys, store.audit, store.jobs
             self._sweep_clock = SweepClock(now, monotonic, self._records)
             self._finish_erasing()  # an earlier process was stopped before it could
             self._build_indexes()
@@ -129,7 +134,7 @@ class EmbeddedGallery:
             StorageFullError: no room; nothing changed.
         """
         with self._writing:
-            self._same_contract(collection, contract_id)
+            same_contract(collection, self._records.model_of(collection), contract_id)
             stored = self._records.add_faces(collection, subject, faces, actor)
             rows = [row for row, _ in stored]
             index = self._index(collection, self._records.model_of(collection))
@@ -156,8 +161,7 @@ class EmbeddedGallery:
 
     def vectors_of(self, collection: str, contract_id: str, subject: str) -> list[tuple[str, Vector]]:
         """face_id and vector of every face of a person."""
-        self._same_contract(collection, contract_id)
-        return self._records.vectors_of(collection, subject)
+        return self._records.vectors_of(collection, subject, contract_id)
 
     def search(self, collection: str, contract_id: str, vector: Vector, limit: int) -> tuple[list[Match], int]:
         """The `limit` people nearest to a probe, each by their best face, and the number of faces searched.
@@ -166,8 +170,10 @@ class EmbeddedGallery:
             NotFoundError: no such collection.
             ContractMismatchError: the probe is not of the collection's contract.
         """
-        self._same_contract(collection, contract_id)
-        index = self._indexes.get(collection) or ExactIndex(len(vector))  # erased since the line above
+        model = self._records.model_of(collection)
+        # The index, and not what was just read, says what it is compared with: the model may change at any moment.
+        index = self._indexes.get(collection) or ExactIndex(model.dimension, model.contract_id)
+        same_contract(collection, model if index.contract_id == model.contract_id else _of(index), contract_id)
         size, wanted = len(index), limit
         while True:
             found = index.search(vector, wanted)
@@ -225,6 +231,98 @@ class EmbeddedGallery:
             self._finish_erasing()
         return count
 
+    def uid(self, collection: str) -> str:
+        """The name by which jobs and the log know a collection; NotFoundError if there is none."""
+        return self._records.uids(collection)[0]
+
+    def coverage(self, collection: str, contract_id: str) -> Coverage:
+        """How many faces have no vector under a contract."""
+        return self._records.coverage(collection, contract_id)
+
+    def uncovered(self, collection: str, contract_id: str, after: int, limit: int) -> list[StoredCrop]:
+        """Crops of faces that have no vector under a contract."""
+        return self._records.uncovered(collection, contract_id, after, limit)
+
+    def cover(self, collection: str, model: ModelInfo, vectors: Mapping[str, Vector]) -> None:
+        """Keep vectors under another contract, durably, and in an index of their own if there is one already."""
+        with self._writing:
+            self._add_to_other(collection, model, self._records.cover(collection, model, vectors))
+
+    def two_vectors(self, collection: str, contract_id: str, limit: int) -> TwoVectors:
+        """Vectors of the same faces under two contracts."""
+        return self._records.two_vectors(collection, contract_id, limit)
+
+    def switch(
+        self,
+        collection: str,
+        model: ModelInfo,
+        embed: Callable[[Sequence[StoredCrop]], Sequence[Vector]],
+        actor: str = SYSTEM,
+    ) -> bool:
+        """Make another model the collection's. Its index is made beforehand, beside searches and enrolments.
+
+        Raises:
+            NotFoundError: no such collection.
+            StorageFullError: no room; nothing was changed.
+        """
+        if self._records.model_of(collection).contract_id != model.contract_id:
+            self._index_other(collection, model)
+        with self._writing:
+            coverage = self._records.coverage(collection, model.contract_id)
+            if coverage.missing > LAST or coverage.without_crop:
+                return False
+            last = self._records.uncovered(collection, model.contract_id, 0, LAST) if coverage.missing else []
+            vectors = embed(last) if last else []
+            found = {crop.face_id: vector for crop, vector in zip(last, vectors, strict=True)}
+            others = self._others.get((collection, model.contract_id))
+            if others is not None and len(others) + len(last) != len(self._index(collection, model)):
+                del self._others[collection, model.contract_id]  # made anew by the next attempt
+                return False
+            with self._snapshots.erasing():
+                self._switch(collection, model, found, actor)
+        return True
+
+    def keep_contracts(self, collection: str, contract_ids: Sequence[str]) -> None:
+        """Erase vectors under other contracts than these and the collection's own."""
+        with self._writing:
+            for contract in self._others_of(collection):
+                if contract not in contract_ids:
+                    self._others.pop((collection, contract), None)
+            if self._records.drop_contracts(collection, contract_ids):
+                self._finish_erasing()
+
+    def _switch(self, collection: str, model: ModelInfo, vectors: Mapping[str, Vector], actor: str) -> None:
+        before = self._records.model_of(collection)
+        # Before the change: a snapshot of the old contract would be one of nothing, and would hold the old vectors.
+        self._snapshots.remove(self._records.uids(collection)[0])
+        added = self._records.set_model(collection, model, vectors, actor)
+        if before.contract_id == model.contract_id:
+            return
+        self._add_to_other(collection, model, added)
+        new = self._others.pop((collection, model.contract_id))
+        old, self._indexes[collection] = self._index(collection, before), new
+        self._others[collection, before.contract_id] = old  # for the way back
+
+    def _index_other(self, collection: str, model: ModelInfo) -> None:
+        """The index of vectors under another contract, made of the records if it is not there."""
+        if (collection, model.contract_id) in self._others:
+            return
+        index, last = ExactIndex(model.dimension, model.contract_id), 0
+        while True:
+            with self._writing:  # so that nobody is erased between being read and being indexed
+                numbers, vectors = self._records.vectors_under(collection, model, last, _INDEXED_AT_ONCE)
+                if not numbers:
+                    index.remove(list(index.rows() - self._index(collection, model).rows()))  # erased meanwhile
+                    self._others[collection, model.contract_id] = index
+                    return
+                index.add(numbers, vectors)
+                last = numbers[-1]
+
+    def _add_to_other(self, collection: str, model: ModelInfo, added: Sequence[tuple[int, Vector]]) -> None:
+        index = self._others.get((collection, model.contract_id))
+        if index is not None and added:
+            index.add([number for number, _ in added], np.stack([vector for _, vector in added]))
+
     def write_snapshots(self) -> None:
         """Write down what spares the next start from reading the records, where much has changed (snapshots.py)."""
         self._snapshots.write_all(self._indexes, self._records.identity, self._records.tags_of)
@@ -269,36 +367,31 @@ class EmbeddedGallery:
             erased = self._records.erase(collection, subject, face_id, actor)
             if subject is None:
                 self._indexes.pop(collection, None)
+                for contract in self._others_of(collection):
+                    self._others.pop((collection, contract), None)
             elif erased:
                 self._forget(collection, [row for row, _ in erased])
         return [face for _, face in erased]
 
     def _index(self, collection: str, model: ModelInfo) -> ExactIndex:
         """The index of a collection; made if an error came between its first commit and this."""
-        return self._indexes.setdefault(collection, ExactIndex(model.dimension))
+        return self._indexes.setdefault(collection, ExactIndex(model.dimension, model.contract_id))
 
     def _forget(self, collection: str, rows: Sequence[int]) -> None:
-        index = self._indexes.get(collection)
-        if index is not None:
-            index.remove(rows)
+        for index in (self._indexes.get(collection), *self._others_of(collection).values()):
+            if index is not None:
+                index.remove(rows)
+
+    def _others_of(self, collection: str) -> dict[str, ExactIndex]:
+        return {contract: index for (name, contract), index in self._others.items() if name == collection}
 
     def _build_indexes(self) -> None:
         for name, rows, vectors in self._records.vectors(self._snapshots):
-            index = ExactIndex(vectors.shape[1])
+            index = ExactIndex(vectors.shape[1], self._records.model_of(name).contract_id)
             if rows:
                 index.add(rows, vectors)
             self._indexes[name] = index
         self._snapshots.keep_only([self._records.uids(name)[0] for name in self._indexes])
-
-    def _same_contract(self, collection: str, contract_id: str) -> None:
-        model = self._records.model_of(collection)
-        if model.contract_id != contract_id:
-            raise ContractMismatchError(
-                f"collection {collection!r} was enrolled with model {model.id} (contract {model.contract_id}), "
-                f"the server runs contract {contract_id}",
-                collection_contract_id=model.contract_id,
-                server_contract_id=contract_id,
-            )
 
     def _best_of_people(self, found: list[tuple[int, float]]) -> list[Match]:
         names = self._records.names_of([row for row, _ in found])
@@ -308,3 +401,8 @@ class EmbeddedGallery:
                 subject, face_id, uid = names[row]
                 best[subject] = Match(subject, face_id, similarity, uid)
         return list(best.values())
+
+
+def _of(index: ExactIndex) -> ModelInfo:
+    """What is known of the model of an index."""
+    return ModelInfo("another model", index.contract_id, 0)

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from service.domain import CollectionSettings, ModelInfo, NewFace, StoredFace
 from service.gallery.contract import SYSTEM
-from service.gallery.rows import COLLECTION, Rows, settings_values, stored
+from service.gallery.rows import COLLECTION, Rows, model_values, settings_values, stored
 from service.gallery.sealing import EMPTY, CollectionRow, FaceRow, SubjectRow, combined, crop_context, vector_context
 
 
@@ -66,10 +66,18 @@ class Enrolling(Rows):
         self._vault.create(uid)
         number = self._database.next_id("collections")
         row = CollectionRow(number, uid, name, settings, model, created_at or self._database.now(), EMPTY)
-        about_model = (model.id, model.contract_id, model.dimension)
         self._database.write(
             f"INSERT INTO collections ({COLLECTION}) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?)",  # noqa: S608
-            (number, uid, name, *settings_values(settings), *about_model, row.created_at, row.tally, self._mac(row)),
+            (
+                number,
+                uid,
+                name,
+                *settings_values(settings),
+                *model_values(model),
+                row.created_at,
+                row.tally,
+                self._mac(row),
+            ),
         )
         self._first.retally(self._mac(row))
         return row

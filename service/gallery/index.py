@@ -30,7 +30,9 @@ class ExactIndex:
     An approximate index for larger collections would have the same five methods.
     """
 
-    def __init__(self, dimension: int) -> None:
+    def __init__(self, dimension: int, contract_id: str = "") -> None:
+        """Empty; `contract_id` is of all vectors that it will hold."""
+        self.contract_id = contract_id
         self._dimension = dimension
         self._capacity = max(64, _BLOCK_BYTES // (4 * dimension))
         self._changing = threading.Lock()  # one addition or removal at a time; searches do not wait for it

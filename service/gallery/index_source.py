@@ -10,7 +10,7 @@ from service.errors import StorageError
 from service.gallery.catching_up import caught_up, tags_of
 from service.gallery.database import Row
 from service.gallery.index import Ids
-from service.gallery.rows import FACE, SUBJECT, Rows, checked_subject, face_and_vector
+from service.gallery.rows import FACE, SUBJECT, VECTOR, Rows, checked_subject, face_and_vector
 from service.gallery.sealing import EMPTY, CollectionRow, combined
 from service.gallery.snapshot_file import Tags
 from service.gallery.snapshots import Snapshots
@@ -93,9 +93,9 @@ class IndexSource(Rows):
         last = 0
         while True:
             rows = self._database.read(
-                f"SELECT {FACE}, f.vector, f.subject FROM faces f JOIN subjects s ON s.id = f.subject"  # noqa: S608
-                " WHERE s.collection = ? AND f.id > ? ORDER BY f.id LIMIT ?",
-                (collection.id, last, _CHUNK),
+                f"SELECT {FACE}, {VECTOR}, f.subject FROM faces f JOIN subjects s ON s.id = f.subject"  # noqa: S608
+                " WHERE s.collection = ?2 AND f.id > ?3 ORDER BY f.id LIMIT ?4",
+                (collection.model.contract_id, collection.id, last, _CHUNK),
             )
             if not rows:
                 return
@@ -108,9 +108,9 @@ class IndexSource(Rows):
         parts = [np.empty((0, collection.model.dimension), np.float32)]
         for start in range(0, len(numbers), _CHUNK):
             rows = self._database.read(
-                f"SELECT {FACE}, f.vector, s.uid FROM faces f JOIN subjects s ON s.id = f.subject"  # noqa: S608
-                " WHERE f.id IN (SELECT value FROM json_each(?)) ORDER BY f.id",
-                (json.dumps(numbers[start : start + _CHUNK].tolist()),),
+                f"SELECT {FACE}, {VECTOR}, s.uid FROM faces f JOIN subjects s ON s.id = f.subject"  # noqa: S608
+                " WHERE f.id IN (SELECT value FROM json_each(?2)) ORDER BY f.id",
+                (collection.model.contract_id, json.dumps(numbers[start : start + _CHUNK].tolist())),
             )
             parts.append(np.stack([face_and_vector(each, each[9], collection, cipher)[1] for each in rows]))
         return np.concatenate(parts)

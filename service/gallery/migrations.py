@@ -11,7 +11,7 @@ from service.gallery.database import Database
 from service.gallery.errands import Errands
 from service.gallery.first_row import FirstRow, State
 from service.gallery.records import Records
-from service.gallery.schema import SCHEMA, SCHEMA_VERSION
+from service.gallery.schema import SCHEMA, SCHEMA_VERSION, SINCE_3
 from service.gallery.trail import Trail
 from service.security.vault import Vault
 
@@ -24,7 +24,7 @@ def prepare(database: Database, vault: Vault, trail: Trail, errands: Errands) ->
     """
     records = Records(database, vault, trail, errands)
     ((version,),) = database.read("PRAGMA user_version")
-    if version in (0, 1):
+    if version < SCHEMA_VERSION:
         with trail.change():
             ((version,),) = database.read("PRAGMA user_version")  # another program may have been faster
             if version == 0:
@@ -32,6 +32,9 @@ def prepare(database: Database, vault: Vault, trail: Trail, errands: Errands) ->
                 trail.add("system", "store.create")
             elif version == 1:
                 _encrypt(database, vault, trail, records)
+            elif version == 2:
+                _add_tables(database)
+                trail.add("system", "store.migrate", version=SCHEMA_VERSION)
         if version == 1:
             database.overwrite_erased()
     elif version != SCHEMA_VERSION:
@@ -43,6 +46,12 @@ def _make_tables(database: Database, vault: Vault) -> None:
     for statement in _statements(SCHEMA):
         database.write(statement)
     FirstRow(database, vault).create(State(uuid.uuid4().hex, database.now()))
+    _add_tables(database)
+
+
+def _add_tables(database: Database) -> None:
+    for statement in _statements(SINCE_3):
+        database.write(statement)
     database.write(f"PRAGMA user_version = {SCHEMA_VERSION}")
 
 

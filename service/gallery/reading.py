@@ -5,7 +5,18 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from service.domain import Collection, CollectionSettings, ModelInfo, Page, Subject, SubjectSummary, Vector
-from service.gallery.rows import COLLECTION, FACE, SUBJECT, Rows, checked_face, checked_subject, face_and_vector, stored
+from service.gallery.contract import same_contract
+from service.gallery.rows import (
+    COLLECTION,
+    FACE,
+    SUBJECT,
+    VECTOR,
+    Rows,
+    checked_face,
+    checked_subject,
+    face_and_vector,
+    stored,
+)
 from service.gallery.sealing import CollectionRow, crop_context
 
 
@@ -116,18 +127,21 @@ class Reading(Rows):
         shown = [SubjectSummary(person.name, person.created_at, count) for person, count in people]
         return Page(shown, shown[-1].name if len(rows) > limit else None)
 
-    def vectors_of(self, collection: str, subject: str) -> list[tuple[str, Vector]]:
+    def vectors_of(self, collection: str, subject: str, contract_id: str | None = None) -> list[tuple[str, Vector]]:
         """face_id and vector of every face of a person.
 
         Raises:
             NotFoundError: no such collection or person.
+            ContractMismatchError: a contract is named that is not the collection's.
         """
         with self._database.holding():
             row = self._look_up(collection)
+            if contract_id is not None:
+                same_contract(row.name, row.model, contract_id)
             person = self._look_up_subject(row, subject)
             rows = self._database.read(
-                f"SELECT {FACE}, f.vector FROM faces f WHERE f.subject = ? ORDER BY f.id",  # noqa: S608
-                (person.id,),
+                f"SELECT {FACE}, {VECTOR} FROM faces f WHERE f.subject = ?2 ORDER BY f.id",  # noqa: S608
+                (row.model.contract_id, person.id),
             )
             cipher = self._vault.cipher(row.uid)
             return [face_and_vector(each, person.uid, row, cipher) for each in rows]

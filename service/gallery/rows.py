@@ -16,6 +16,11 @@ COLLECTION = (
     " dimension, created_at, tally, mac"
 )
 SUBJECT = "s.id, s.uid, s.name, s.created_at, s.mac"
+# The vector of a face under the contract that is the query's first value; NULL if it has none.
+VECTOR = (
+    "CASE WHEN f.contract_id = ?1 THEN f.vector"
+    " ELSE (SELECT v.vector FROM vectors v WHERE v.face = f.id AND v.contract_id = ?1) END"
+)
 FACE = "f.id, f.face_id, f.contract_id, f.quality, f.consent, f.crop IS NOT NULL, f.created_at, f.mac"
 
 
@@ -53,8 +58,8 @@ class Rows:
     def _update(self, old: CollectionRow, new: CollectionRow) -> None:
         self._database.write(
             "UPDATE collections SET purpose=?, retention_days=?, store_crops=?, require_consent=?, target_fmr=?,"
-            " tally=?, mac=? WHERE id=?",
-            (*settings_values(new.settings), new.tally, self._mac(new), new.id),
+            " model_id=?, contract_id=?, dimension=?, tally=?, mac=? WHERE id=?",
+            (*settings_values(new.settings), *model_values(new.model), new.tally, self._mac(new), new.id),
         )
         self._first.retally(self._mac(old), self._mac(new))
 
@@ -86,6 +91,11 @@ def settings_values(settings: CollectionSettings) -> tuple[object, ...]:
     )
 
 
+def model_values(model: ModelInfo) -> tuple[object, ...]:
+    """In the order of their columns."""
+    return (model.id, model.contract_id, model.dimension)
+
+
 def checked_subject(row: Row, collection_uid: str, cipher: Cipher) -> SubjectRow:
     """The person in a row of SUBJECT."""
     return checked(SubjectRow(row[0], row[1], collection_uid, row[2], row[3]), row[4], cipher)
@@ -97,11 +107,17 @@ def checked_face(row: Row, subject_uid: str, cipher: Cipher) -> FaceRow:
     return checked(face, row[7], cipher)
 
 
-def face_and_vector(row: Row, subject_uid: str, collection: CollectionRow, cipher: Cipher) -> tuple[str, Vector]:
-    """face_id and vector of a row of FACE with the vector behind it."""
+def face_and_vector(
+    row: Row, subject_uid: str, collection: CollectionRow, cipher: Cipher, contract_id: str | None = None
+) -> tuple[str, Vector]:
+    """face_id and vector of a row of FACE with the vector behind it (VECTOR); of the collection's contract, if no
+    other is named."""
     face = checked_face(row, subject_uid, cipher)
-    plain = cipher.open(row[8], vector_context(face.face_id, face.contract_id))
-    if len(plain) != 4 * collection.model.dimension or face.contract_id != collection.model.contract_id:
+    contract = contract_id or collection.model.contract_id
+    if row[8] is None:
+        raise StorageError(f"collection {collection.name} holds a face of another model")
+    plain = cipher.open(row[8], vector_context(face.face_id, contract))
+    if contract == collection.model.contract_id and len(plain) != 4 * collection.model.dimension:
         raise StorageError(f"collection {collection.name} holds a face of another model")
     return face.face_id, np.frombuffer(plain, dtype="<f4")
 

@@ -3,10 +3,11 @@
 import sqlite3
 from pathlib import Path
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 # uid: a random name that means nothing, for logs and receipts. mac: see sealing.py. tally: the macs of all people and
 # faces of a collection together (of all collections, and of all keys, in `store`), so that a row that went missing is
-# noticed. sealed_to and sealed_mac: the newest entry of the audit log that is archived.
+# noticed. sealed_to and sealed_mac: the newest entry of the audit log that is archived. contract_id of a face: what it
+# was enrolled under, and what `vector` is of.
 SCHEMA = """
 CREATE TABLE store (
     id INTEGER PRIMARY KEY CHECK (id = 1),
@@ -86,6 +87,31 @@ CREATE TABLE api_keys (
     expires_at TEXT,
     last_used_at TEXT,
     revoked_at TEXT,
+    mac BLOB NOT NULL
+) STRICT;
+"""
+# Since version 3. vectors: of a face under contracts it was not enrolled under, made of its crop (contracts.py). They
+# bear no tag of their own: each is sealed under the face and the contract it is of, and one that is missing is noticed
+# because the face is there. jobs: what is done about models in the background (jobs.py).
+SINCE_3 = """
+CREATE TABLE vectors (
+    face INTEGER NOT NULL REFERENCES faces ON DELETE CASCADE,
+    contract_id TEXT NOT NULL,
+    vector BLOB NOT NULL,
+    PRIMARY KEY (face, contract_id)
+) STRICT;
+CREATE TABLE jobs (
+    id TEXT PRIMARY KEY,
+    number INTEGER NOT NULL UNIQUE,
+    kind TEXT NOT NULL,
+    model_id TEXT NOT NULL,
+    actor TEXT NOT NULL,
+    state TEXT NOT NULL,
+    progress REAL NOT NULL,
+    error TEXT,
+    result TEXT NOT NULL,
+    created_at TEXT NOT NULL,
+    updated_at TEXT NOT NULL,
     mac BLOB NOT NULL
 ) STRICT;
 """

@@ -121,6 +121,8 @@ class Snapshots:
         return self._folder / f"{collection}.snapshot"
 
     def _write_if_worth_it(self, collection: str, model: ModelInfo, index: ExactIndex, tags_of: TagsOf) -> None:
+        if index.contract_id != model.contract_id:
+            return  # the collection is just being given another model
         parts = index.parts()
         count = sum(part.count for part in parts)
         if count - self._faces.get(collection, 0) < max(FROM_FACES, SHARE * count):

@@ -9,6 +9,7 @@ from service.gallery.audit import Audit
 from service.gallery.database import Database
 from service.gallery.errands import Errands
 from service.gallery.first_row import FirstRow
+from service.gallery.jobs import SqliteJobs
 from service.gallery.key_table import SqliteKeyTable
 from service.gallery.migrations import prepare
 from service.gallery.records import Records
@@ -29,6 +30,7 @@ class Store:
     trail: Trail
     keys: SqliteKeyTable
     audit: Audit
+    jobs: SqliteJobs
 
     def close(self) -> None:
         """Close it; what of the log waits to be written is."""
@@ -76,4 +78,4 @@ def open_store(
     except BaseException:
         database.close()
         raise
-    return Store(database, records, errands, trail, table, audit)
+    return Store(database, records, errands, trail, table, audit, SqliteJobs(database, keys.vault.store))
