@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from models.errors import InvalidImageError
 from models.image import Pixels
 
 Points = NDArray[np.float64]
@@ -52,6 +53,18 @@ class Template:
         """Landmarks in crop pixels, float64 (5, 2)."""
         points, _, height = _TEMPLATES[self.name]
         return np.asarray(points, dtype=np.float64) * (self.height / height)
+
+
+def of_shape(width: int, height: int) -> Template:
+    """The template that a crop of this many pixels was cut by: each has a shape of its own.
+
+    Raises:
+        InvalidImageError: none has that shape.
+    """
+    for name, (_, wide, high) in _TEMPLATES.items():
+        if width * high == height * wide:
+            return Template(name, width, height)
+    raise InvalidImageError(f"a crop of {width} x {height} pixels is of no template")
 
 
 def similarity_transform(source: Points, target: Points) -> Points:

@@ -60,6 +60,23 @@ class Registry:
         history = self._state().get(kind, [])
         return history[0] if history else None
 
+    def previous(self, kind: str) -> str | None:
+        """Name of the model that `roll_back` would make champion."""
+        history = self._state().get(kind, [])
+        return history[1] if len(history) > 1 else None
+
+    def manifest(self, model_id: str) -> Manifest:
+        """The manifest of one bundle; the model itself is not looked at.
+
+        Raises:
+            ModelNotFoundError: no such model.
+            InvalidBundleError: its manifest is damaged.
+        """
+        folder = self._folder(model_id)
+        if not folder.is_dir():
+            raise ModelNotFoundError(f"there is no model {model_id!r} in {self._root}", model=model_id)
+        return _read(folder)
+
     def standing(self, manifest: Manifest) -> Standing:
         """champion: it is served; retired: it was once, and is no more; candidate: it never was."""
         state = self._state()

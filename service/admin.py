@@ -1,8 +1,10 @@
-"""The application layer for whoever runs the server: keys, the audit log."""
+"""The application layer for whoever runs the server: keys, the audit log, models."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ParamSpec, TypeVar
 
+from service.activation import Activation
+from service.domain import Job
 from service.errors import InvalidRequestError
 from service.gallery.contract import Gallery
 from service.inference.pool import Pool
@@ -46,3 +48,41 @@ class Admin:
 
     async def _run(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         return await self._pool.run(function, *args, **kwargs)
+
+
+class ModelJobs:
+    """Which model is served, as an administrator changes it."""
+
+    def __init__(self, activation: Activation, pool: Pool) -> None:
+        self._activation = activation
+        self._pool = pool
+
+    async def activate(self, model_id: str) -> Job:
+        """Serve a model, and have the collections follow.
+
+        Raises:
+            FaceError: as `Activation.activate`.
+        """
+        return await self._pool.run(self._activation.activate, model_id, caller().id)
+
+    async def roll_back(self) -> Job:
+        """Serve the model before the present one.
+
+        Raises:
+            FaceError: as `Activation.roll_back`.
+        """
+        return await self._pool.run(self._activation.roll_back, caller().id)
+
+    async def job(self, job_id: str) -> tuple[Job, Mapping[str, str]]:
+        """One job, and the names of collections by their uid.
+
+        Raises:
+            NotFoundError: no such job.
+        """
+        job = await self._pool.run(self._activation.job, job_id)
+        return job, await self._pool.run(self._activation.collection_names)
+
+    async def jobs(self, limit: int) -> tuple[Sequence[Job], Mapping[str, str]]:
+        """The newest jobs, newest first, and the same names."""
+        jobs = await self._pool.run(self._activation.jobs, limit)
+        return jobs, await self._pool.run(self._activation.collection_names)

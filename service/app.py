@@ -23,8 +23,9 @@ from models.errors import FaceError, ModelNotFoundError
 from models.image import ImageLimits, Pixels
 from models.registry import Registry
 from models.runtime import Session, SessionOptions
-from service.admin import Admin
-from service.domain import Vector
+from service.activation import Activation
+from service.admin import Admin, ModelJobs
+from service.domain import ModelInfo, Vector
 from service.errors import InvalidRequestError, StorageError
 from service.faces import Faces, embed_function
 from service.gallery.contract import Gallery
@@ -44,6 +45,7 @@ from service.security.access import Access, is_loopback
 from service.security.keyfolder import KeyFolder, open_keys
 from service.security.master import write_new
 from service.security.receipts import ReceiptSigner
+from service.served import Loaded, Served
 from service.settings import PREFIX, Settings
 
 log = logging.getLogger("facesphere")
@@ -54,19 +56,22 @@ TIDY_EVERY_S = 300.0
 
 @dataclass(frozen=True, slots=True)
 class Inference:
-    """Both networks, loaded and warm, and what runs them."""
+    """Both networks, loaded and warm, and what runs them; embedders may come and go."""
 
-    faces: Faces
+    served: Served
     detector: Bundle
-    embedder: Bundle
     device: str
     pool: Pool
-    batcher: Batcher[Pixels, Vector]
+
+    @property
+    def faces(self) -> Faces:
+        """What embeds by default."""
+        return self.served.default
 
     def close(self) -> None:
         """Finish what was accepted and stop the threads."""
         self.pool.close()
-        self.batcher.close()
+        self.served.close()
 
 
 def open_registry(settings: Settings, report: Callable[[str], None]) -> Registry:
@@ -86,25 +91,43 @@ def build_inference(settings: Settings, registry: Registry) -> Inference:
     # Work runs on our own threads, one a core; libraries that start more on top of them only get in each other's way.
     cv2.setNumThreads(1)
     detector_bundle = registry.resolve("detector", settings.detector)
-    embedder_bundle = registry.resolve("embedder", settings.model)
-    if embedder_bundle.manifest.calibration is not None:
-        embedder_bundle.manifest.calibration.threshold_at(settings.target_fmr)  # a default that could never be met
-    options = SessionOptions(settings.device, threads=1)
-    detector_session = Session(detector_bundle.model_path, options)
-    detector = Detector(detector_session, detector_bundle.manifest.input)
-    embedder = Embedder(Session(embedder_bundle.model_path, options), embedder_bundle.manifest)
-    _warm_up(detector, embedder, settings.max_batch)
-    workers = settings.cores if detector_session.device == "cpu" else 1
-    batcher: Batcher[Pixels, Vector] = Batcher(
-        "embed",
-        embed_function(embedder.embed),
-        BatcherOptions(settings.max_batch, settings.max_queue, workers),
-    )
+    session = Session(detector_bundle.model_path, SessionOptions(settings.device, threads=1))
+    detector = Detector(session, detector_bundle.manifest.input)
+    detector.detect(np.zeros((640, 640, 3), np.uint8))
     pool = Pool("photo", settings.cores, settings.max_queue)
-    limits = ImageLimits(settings.max_image_bytes, settings.max_image_pixels)
-    finder = FaceFinder(detector, embedder.template, limits)
-    faces = Faces(finder, embedder_bundle.manifest, batcher, pool, settings.target_fmr)
-    return Inference(faces, detector_bundle, embedder_bundle, detector_session.device, pool, batcher)
+    embedders = _Embedders(settings, registry, detector, pool, settings.cores if session.device == "cpu" else 1)
+    served = Served(embedders.load(settings.model), embedders.load, embedders.find, settings.request_timeout_s)
+    return Inference(served, detector_bundle, session.device, pool)
+
+
+class _Embedders:
+    """Loads one embedder after another, each with a queue of its own; they share detector and pool."""
+
+    def __init__(self, settings: Settings, registry: Registry, detector: Detector, pool: Pool, workers: int) -> None:
+        self._settings, self._registry = settings, registry
+        self._detector, self._pool, self._workers = detector, pool, workers
+
+    def load(self, model_id: str | None) -> Loaded:
+        """A model of the registry, warm; the promoted one if none is named."""
+        settings, bundle = self._settings, self._registry.resolve("embedder", model_id)
+        if bundle.manifest.calibration is not None:
+            bundle.manifest.calibration.threshold_at(settings.target_fmr)  # a default that could never be met
+        embedder = Embedder(Session(bundle.model_path, SessionOptions(settings.device, threads=1)), bundle.manifest)
+        _warm_up(embedder, settings.max_batch)
+        batcher: Batcher[Pixels, Vector] = Batcher(
+            "embed",
+            embed_function(embedder.embed),
+            BatcherOptions(settings.max_batch, settings.max_queue, self._workers),
+        )
+        limits = ImageLimits(settings.max_image_bytes, settings.max_image_pixels)
+        finder = FaceFinder(self._detector, embedder.template, limits)
+        faces = Faces(finder, bundle.manifest, batcher, self._pool, settings.target_fmr)
+        return Loaded(faces, lambda: batcher.waiting, batcher.close)
+
+    def find(self, model: ModelInfo) -> str | None:
+        """The name of a model of some contract: the one that is named, or another that makes the same vectors."""
+        there = [each.id for each in self._registry.list() if each.contract_id == model.contract_id]
+        return model.id if model.id in there else next(iter(there), None)
 
 
 def raise_file_limit() -> None:
@@ -190,13 +213,15 @@ class _Server(uvicorn.Server):
         self._stopping = asyncio.Event()
         self._grpc_stopped: asyncio.Future[None] | None = None
         self._gallery_pool = Pool("gallery", 4, settings.max_queue)
+        self._model_pool = Pool("models", 1, 16)  # loading one takes seconds, and nobody's search waits behind it
         signer = ReceiptSigner(keys.receipts)
-        self._people = People(inference.faces, gallery, self._gallery_pool, signer, settings.target_fpir)
+        self._people = People(inference.served, gallery, self._gallery_pool, signer, settings.target_fpir)
+        self._activation = Activation(registry, inference.served, gallery, settings.model)
         self._access = access
         self._gallery = gallery
         self._metrics = self._build_metrics(inference)
         self._grpc = GrpcServer(
-            GrpcParts(inference.faces, self._people, self._access, self._metrics),
+            GrpcParts(inference.served, self._people, self._access, self._metrics),
             GrpcOptions(
                 host,
                 settings.grpc_port,
@@ -244,6 +269,7 @@ class _Server(uvicorn.Server):
 
     @contextlib.asynccontextmanager
     async def _lifespan(self, _: FastAPI) -> AsyncIterator[None]:
+        self._activation.start()
         housekeeping = [asyncio.ensure_future(each) for each in self._housekeeping()]
         try:
             yield
@@ -252,6 +278,8 @@ class _Server(uvicorn.Server):
                 each.cancel()
             # uvicorn comes here when HTTP is idle; calls over gRPC may still be open, and have their grace.
             await (self._grpc_stopped or self._grpc.stop(0))
+            await asyncio.to_thread(self._activation.close)
+            self._model_pool.close()
             self._gallery_pool.close()
 
     def _housekeeping(self) -> Iterator[Coroutine[None, None, None]]:
@@ -297,9 +325,10 @@ class _Server(uvicorn.Server):
         loopback_only = not self._access.required
         app = create_app(
             RestParts(
-                self._inference.faces,
+                self._inference.served,
                 self._people,
                 Admin(self._gallery, self._gallery_pool),
+                ModelJobs(self._activation, self._model_pool),
                 self._access,
                 self._models,
                 self._metrics,
@@ -325,22 +354,22 @@ class _Server(uvicorn.Server):
         )
 
     def _models(self) -> list[tuple[Manifest, bool, bool]]:
-        loaded = {self._inference.detector.manifest.id, self._inference.embedder.manifest.id}
+        loaded = {self._inference.detector.manifest.id, *self._inference.served.ids}
         return [
             (each, self._registry.champion(each.kind) == each.id, each.id in loaded) for each in self._registry.list()
         ]
 
     def _build_metrics(self, inference: Inference) -> Metrics:
         metrics = Metrics()
-        metrics.gauge("embed_queue", "Faces waiting for the embedder", lambda: inference.batcher.waiting)
+        metrics.gauge("embed_queue", "Faces waiting for the embedder", lambda: inference.served.waiting)
         metrics.gauge("photos_pending", "Photos being decoded or waiting for it", lambda: inference.pool.pending)
         return metrics
 
     def _announce(self) -> None:
         host, port = self._http_socket.getsockname()[:2]
         name = f"[{host}]" if ":" in host else host
-        manifest = self._inference.embedder.manifest
-        log.info("serving %s (contract %s) on %s", manifest.id, manifest.contract_id, self._inference.device)
+        model = self._inference.faces.model
+        log.info("serving %s (contract %s) on %s", model.id, model.contract_id, self._inference.device)
         scheme = "https" if self._settings.tls else "http"
         line = {"ready": True, "http": f"{scheme}://{name}:{port}", "grpc": f"{name}:{self._grpc.port}"}
         sys.stdout.write(json.dumps(line) + "\n")
@@ -358,9 +387,8 @@ def _pull_if_missing(
         zoo.pull(registry, asked or default, report=report)
 
 
-def _warm_up(detector: Detector, embedder: Embedder, max_batch: int) -> None:
-    """Run each network once in its usual sizes, so that the first caller does not pay for it."""
-    detector.detect(np.zeros((640, 640, 3), np.uint8))
+def _warm_up(embedder: Embedder, max_batch: int) -> None:
+    """Run a network once in its usual sizes, so that the first caller does not pay for it."""
     template = embedder.template
     grey = np.full((template.height, template.width, 3), 127, np.uint8)
     for size in {1, max_batch}:

@@ -155,6 +155,15 @@ class Faces:
             model=self.model,
         )
 
+    def embed_stored(self, crops: Sequence[bytes]) -> list[Vector]:
+        """Vectors of crops (PNG) that were stored with faces; blocks, and is for threads of their own.
+
+        Raises:
+            FaceError: one is no image, or the server is stopping.
+        """
+        futures = self._batcher.submit([self._finder.stored(each) for each in crops])
+        return [future.result() for future in futures]
+
     async def _vectors(self, crops: Sequence[Pixels]) -> list[Vector]:
         futures = self._batcher.submit(crops)
         try:

@@ -2,7 +2,8 @@
 
 import asyncio
 import unicodedata
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
 from typing import ParamSpec, TypeVar
 
 import cv2
@@ -35,13 +36,14 @@ from service.domain import (
     SubjectExport,
     Verification,
 )
-from service.errors import FaceNotFoundError, InvalidRequestError, NotFoundError
+from service.errors import ContractMismatchError, FaceNotFoundError, InvalidRequestError, NotFoundError, NotReadyError
 from service.faces import Decision, Faces, angle_degrees, cosine
 from service.gallery.contract import Gallery
 from service.inference.pool import Pool
 from service.security.access import caller
 from service.security.keys import COLLECTION_NAME
 from service.security.receipts import ReceiptSigner
+from service.served import Served
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -58,18 +60,23 @@ FAULTS_OF_A_PHOTO = (
 )
 
 
+# A collection may be given another model between embedding a probe and comparing it: then it is embedded again.
+_ATTEMPTS = 100
+_BETWEEN_S = 0.01
+
+
 class People:
-    """Galleries of people under the server's model."""
+    """Galleries of people, each under a model of its own; new ones under the server's."""
 
     def __init__(
         self,
-        faces: Faces,
+        served: Served,
         gallery: Gallery,
         pool: Pool,
         signer: ReceiptSigner,
         default_target_fpir: float,
     ) -> None:
-        self._faces = faces
+        self._served = served
         self._gallery = gallery
         self._pool = pool
         self._signer = signer
@@ -79,8 +86,9 @@ class People:
         """Create a collection under the server's model, or change its settings; True if it was created."""
         _check_collection(name, settings)
         if settings.target_fmr is not None:
-            self._faces.decide(Criterion(target_fmr=settings.target_fmr))  # refuse a rate that could never be used
-        return await self._run(self._gallery.put_collection, name, settings, self._faces.model, caller().id)
+            (await self._faces_of(name)).decide(Criterion(target_fmr=settings.target_fmr))  # one that can be met
+        model = self._served.default.model
+        return await self._run(self._gallery.put_collection, name, settings, model, caller().id)
 
     async def collections(self) -> list[Collection]:
         """All collections by name that the caller's key is for."""
@@ -104,19 +112,34 @@ class People:
         """
         subject = _normal(subject)
         _check_enrolment(subject, probes, consent)
-        settings, _ = await self._run(self._gallery.collection_info, collection)
-        if settings.require_consent and consent is None:
-            raise InvalidRequestError(
-                f"collection {collection!r} takes nobody without a consent reference", field="consent"
-            )
-        new, rejected, first_error = await self._new_faces(probes, consent, settings.store_crops)
+        self._check_probes(probes)
+
+        async def work(faces: Faces, settings: CollectionSettings) -> Enrolment:
+            if settings.require_consent and consent is None:
+                raise InvalidRequestError(
+                    f"collection {collection!r} takes nobody without a consent reference", field="consent"
+                )
+            return await self._enrol(faces, collection, subject, probes, consent, settings.store_crops)
+
+        return await self._under_its_model(collection, work)
+
+    async def _enrol(
+        self,
+        faces: Faces,
+        collection: str,
+        subject: str,
+        probes: Sequence[Probe],
+        consent: str | None,
+        store_crops: bool,
+    ) -> Enrolment:
+        new, rejected, first_error = await self._new_faces(faces, probes, consent, store_crops)
         if first_error is not None and not new:
             if len(probes) > 1:
                 first_error.details["rejected"] = [
                     {"index": item.index, "code": item.code, "message": item.message} for item in rejected
                 ]
             raise first_error
-        contract = self._faces.model.contract_id
+        contract = faces.model.contract_id
         stored = await self._run(self._gallery.enrol, collection, contract, subject, new, caller().id)
         return Enrolment(stored, rejected)
 
@@ -144,10 +167,15 @@ class People:
             ContractMismatchError: the collection was enrolled with another model.
         """
         _check_limit(limit)
-        # Whatever would refuse the search does so before a photo is worked on.
-        self._decide(criterion, await self._run(self._gallery.size, collection))
-        probes = await self._probes(probe, select)
-        return [await self._identify(collection, each, criterion, limit) for each in probes]
+        self._check_probes([probe])
+
+        async def work(faces: Faces, _: CollectionSettings) -> list[Identification]:
+            # Whatever would refuse the search does so before a photo is worked on.
+            self._decide(faces, criterion, await self._run(self._gallery.size, collection))
+            probes = await _probes(faces, probe, select)
+            return [await self._identify(faces, collection, each, criterion, limit) for each in probes]
+
+        return await self._under_its_model(collection, work)
 
     async def verify_subject(
         self, collection: str, subject: str, probe: Probe, criterion: Criterion
@@ -159,14 +187,18 @@ class People:
             ContractMismatchError: the collection was enrolled with another model.
         """
         subject = _normal(subject)
-        settings, _ = await self._run(self._gallery.collection_info, collection)
-        decision = self._faces.decide(criterion, settings.target_fmr)
-        enrolled = await self._run(self._gallery.vectors_of, collection, self._faces.model.contract_id, subject)
-        if not enrolled:
-            raise NotFoundError(f"subject {subject!r} has no face", subject=subject)
-        embedded = await self._faces.embed_probe(probe)
-        face_id, vector = max(enrolled, key=lambda item: cosine(embedded.embedding, item[1]))
-        result = self._faces.compare(embedded, vector, decision, None)
+        self._check_probes([probe])
+
+        async def work(faces: Faces, settings: CollectionSettings) -> tuple[Verification, str]:
+            decision = faces.decide(criterion, settings.target_fmr)
+            enrolled = await self._run(self._gallery.vectors_of, collection, faces.model.contract_id, subject)
+            if not enrolled:
+                raise NotFoundError(f"subject {subject!r} has no face", subject=subject)
+            embedded = await faces.embed_probe(probe)
+            face_id, vector = max(enrolled, key=lambda item: cosine(embedded.embedding, item[1]))
+            return faces.compare(embedded, vector, decision, None), face_id
+
+        result, face_id = await self._under_its_model(collection, work)
         await self._note("verify.subject", collection, subject, face=face_id, **_decided(result))
         return result, face_id
 
@@ -176,7 +208,8 @@ class People:
         Raises:
             FaceError: as `Faces.verify`.
         """
-        result = await self._faces.verify(a, b, criterion)
+        self._check_probes([a, b])
+        result = await (await self._faces_for(a, b)).verify(a, b, criterion)
         await self._note("verify", None, None, **_decided(result))
         return result
 
@@ -205,6 +238,41 @@ class People:
         """Erase the faces whose retention is over; their number."""
         return await self._run(self._gallery.erase_expired)
 
+    async def _under_its_model(self, collection: str, work: Callable[[Faces, CollectionSettings], Awaitable[T]]) -> T:
+        """Work on a collection with the model that it is on, and again if it was given another one meanwhile."""
+        for _ in range(_ATTEMPTS):
+            settings, model = await self._run(self._gallery.collection_info, collection)
+            faces = await self._served.of(model)
+            try:
+                return await work(faces, settings)
+            except ContractMismatchError as error:
+                # Said by the gallery of our own vectors, not of an embedding that the caller sent.
+                if error.details.get("server_contract_id") != faces.model.contract_id:
+                    raise
+            await asyncio.sleep(_BETWEEN_S)
+        raise NotReadyError(f"collection {collection!r} is being given another model; try again")
+
+    async def _faces_of(self, collection: str) -> Faces:
+        """What embeds for a collection, or would if there were one of that name."""
+        try:
+            _, model = await self._run(self._gallery.collection_info, collection)
+        except NotFoundError:
+            return self._served.default
+        return await self._served.of(model)
+
+    async def _faces_for(self, *probes: Probe) -> Faces:
+        """What made the embeddings among some probes, or the default model."""
+        default = self._served.default
+        for each in probes:
+            if each.contract_id is not None:
+                return await self._served.of(replace(default.model, contract_id=each.contract_id))
+        return default
+
+    def _check_probes(self, probes: Sequence[Probe]) -> None:
+        for each in probes:
+            if each.embedding is not None:
+                self._served.check_stated(each.contract_id)
+
     async def _run(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         return await self._pool.run(function, *args, **kwargs)
 
@@ -212,55 +280,29 @@ class People:
         await self._run(self._gallery.note, caller().id, event, collection, subject, **detail)
 
     async def _new_faces(
-        self, probes: Sequence[Probe], consent: str | None, store_crops: bool
+        self, faces: Faces, probes: Sequence[Probe], consent: str | None, store_crops: bool
     ) -> tuple[list[NewFace], list[Rejected], FaceError | None]:
-        outcomes = await asyncio.gather(*(self._new_face_or_error(probe, consent, store_crops) for probe in probes))
+        outcomes = await asyncio.gather(*(_new_face_or_error(faces, probe, consent, store_crops) for probe in probes))
         errors = [(index, each) for index, each in enumerate(outcomes) if isinstance(each, FaceError)]
         new = [each for each in outcomes if isinstance(each, NewFace)]
         rejected = [Rejected(index, error.code, error.message) for index, error in errors]
         return new, rejected, errors[0][1] if errors else None
 
-    async def _new_face_or_error(self, probe: Probe, consent: str | None, store_crops: bool) -> NewFace | FaceError:
-        try:
-            return await self._new_face(probe, consent, store_crops)
-        except FAULTS_OF_A_PHOTO as error:
-            return error
-
-    async def _new_face(self, probe: Probe, consent: str | None, store_crops: bool) -> NewFace:
-        if probe.image is None:
-            embedded = await self._faces.embed_probe(probe)
-            return NewFace(embedded.embedding, None, consent)
-        face = await self._largest(probe.image)
-        crop = _png(face.crop) if store_crops else None
-        return NewFace(face.embedding, face.face.quality, consent, crop)
-
-    async def _largest(self, image: bytes) -> EmbeddedFace:
-        photo = await self._faces.embed(image, "largest")
-        if not photo.faces:
-            raise FaceNotFoundError("there is no face in the image")
-        return photo.faces[0]
-
-    async def _probes(self, probe: Probe, select: Select) -> list[EmbeddedProbe]:
-        if probe.image is None or select == "largest":
-            return [await self._faces.embed_probe(probe)]
-        photo = await self._faces.embed(probe.image, "all")
-        return [EmbeddedProbe(item.embedding, item.face) for item in photo.faces]
-
-    def _decide(self, criterion: SearchCriterion, gallery_size: int) -> Decision:
+    def _decide(self, faces: Faces, criterion: SearchCriterion, gallery_size: int) -> Decision:
         if criterion.threshold is not None:
             return Decision(criterion.threshold, None)
         fpir = criterion.target_fpir or self._default_target_fpir
-        chosen = self._faces.need_calibration().threshold_for_gallery(fpir, gallery_size)
+        chosen = faces.need_calibration().threshold_for_gallery(fpir, gallery_size)
         return Decision(chosen.value, chosen.target_fmr)
 
     async def _identify(
-        self, collection: str, probe: EmbeddedProbe, criterion: SearchCriterion, limit: int
+        self, faces: Faces, collection: str, probe: EmbeddedProbe, criterion: SearchCriterion, limit: int
     ) -> Identification:
-        contract = self._faces.model.contract_id
+        contract = faces.model.contract_id
         matches, size = await self._run(self._gallery.search, collection, contract, probe.embedding, limit)
-        decision = self._decide(criterion, size)  # for the very faces that were searched
+        decision = self._decide(faces, criterion, size)  # for the very faces that were searched
         candidates = [
-            self._candidate(match.subject, match.face_id, match.similarity)
+            _candidate(faces, match.subject, match.face_id, match.similarity)
             for match in matches
             if match.similarity >= decision.threshold
         ]
@@ -279,12 +321,43 @@ class People:
             target_fpir=None if criterion.threshold is not None else criterion.target_fpir or self._default_target_fpir,
             gallery_size=size,
             face=probe.face,
-            model=self._faces.model,
+            model=faces.model,
         )
 
-    def _candidate(self, subject: str, face_id: str, similarity: float) -> Candidate:
-        bounded = max(-1.0, min(1.0, similarity))
-        return Candidate(subject, face_id, bounded, angle_degrees(bounded), self._faces.probability(bounded))
+
+def _candidate(faces: Faces, subject: str, face_id: str, similarity: float) -> Candidate:
+    bounded = max(-1.0, min(1.0, similarity))
+    return Candidate(subject, face_id, bounded, angle_degrees(bounded), faces.probability(bounded))
+
+
+async def _new_face_or_error(faces: Faces, probe: Probe, consent: str | None, store_crops: bool) -> NewFace | FaceError:
+    try:
+        return await _new_face(faces, probe, consent, store_crops)
+    except FAULTS_OF_A_PHOTO as error:
+        return error
+
+
+async def _new_face(faces: Faces, probe: Probe, consent: str | None, store_crops: bool) -> NewFace:
+    if probe.image is None:
+        embedded = await faces.embed_probe(probe)
+        return NewFace(embedded.embedding, None, consent)
+    face = await _largest(faces, probe.image)
+    crop = _png(face.crop) if store_crops else None
+    return NewFace(face.embedding, face.face.quality, consent, crop)
+
+
+async def _largest(faces: Faces, image: bytes) -> EmbeddedFace:
+    photo = await faces.embed(image, "largest")
+    if not photo.faces:
+        raise FaceNotFoundError("there is no face in the image")
+    return photo.faces[0]
+
+
+async def _probes(faces: Faces, probe: Probe, select: Select) -> list[EmbeddedProbe]:
+    if probe.image is None or select == "largest":
+        return [await faces.embed_probe(probe)]
+    photo = await faces.embed(probe.image, "all")
+    return [EmbeddedProbe(item.embedding, item.face) for item in photo.faces]
 
 
 def _decided(result: Verification) -> dict[str, object]:

@@ -17,7 +17,7 @@ STATUS: dict[str, grpc.StatusCode] = {
     "overloaded": grpc.StatusCode.RESOURCE_EXHAUSTED,
     "rate_limited": grpc.StatusCode.RESOURCE_EXHAUSTED,
     "internal": grpc.StatusCode.INTERNAL,
-    "invalid_bundle": grpc.StatusCode.INTERNAL,
+    "invalid_bundle": grpc.StatusCode.FAILED_PRECONDITION,
     "device_unavailable": grpc.StatusCode.INTERNAL,
     "source_unavailable": grpc.StatusCode.UNAVAILABLE,
     "not_ready": grpc.StatusCode.UNAVAILABLE,

@@ -1,19 +1,19 @@
 """The FaceEmbedding service: photos."""
 
-from service.faces import Faces
 from service.grpc_api import convert
 from service.grpc_api.calls import Calls, Context
 from service.grpc_api.received import Received
 from service.pb.face_embedding.v1 import face_embedding_pb2 as pb
 from service.pb.face_embedding.v1 import face_embedding_pb2_grpc as pb_grpc
 from service.people import People
+from service.served import Served
 
 
 class FaceEmbedding(pb_grpc.FaceEmbeddingServicer):
     """Detect, embed, verify."""
 
-    def __init__(self, faces: Faces, people: People, calls: Calls) -> None:
-        self._faces = faces
+    def __init__(self, served: Served, people: People, calls: Calls) -> None:
+        self._served = served
         self._people = people
         self._calls = calls
 
@@ -21,7 +21,8 @@ class FaceEmbedding(pb_grpc.FaceEmbeddingServicer):
         """Faces of a photo."""
 
         async def work(request: pb.DetectRequest) -> pb.DetectResponse:
-            return convert.photo(await self._faces.detect(request.image), self._faces.model)
+            faces = self._served.default
+            return convert.photo(await faces.detect(request.image), faces.model)
 
         return await self._calls.unary("Detect", context, received, work)
 
@@ -51,5 +52,6 @@ class FaceEmbedding(pb_grpc.FaceEmbeddingServicer):
 
     async def _embed(self, request: pb.EmbedRequest) -> pb.EmbedResponse:
         select = convert.to_select(request.faces, "all")
-        photo = await self._faces.embed(request.image, select, request.aligned)
-        return convert.embedded_photo(photo, self._faces.model)
+        faces = self._served.default
+        photo = await faces.embed(request.image, select, request.aligned)
+        return convert.embedded_photo(photo, faces.model)

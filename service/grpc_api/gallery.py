@@ -1,6 +1,5 @@
 """The Gallery service: people."""
 
-from service.domain import ModelInfo
 from service.grpc_api import convert
 from service.grpc_api.calls import Calls, Context
 from service.grpc_api.received import Received
@@ -12,9 +11,8 @@ from service.people import People
 class Gallery(pb_grpc.GalleryServicer):
     """Collections, enrolment, identification, erasure."""
 
-    def __init__(self, people: People, model: ModelInfo, calls: Calls) -> None:
+    def __init__(self, people: People, calls: Calls) -> None:
         self._people = people
-        self._model = model
         self._calls = calls
 
     async def PutCollection(self, received: Received[pb.PutCollectionRequest], context: Context) -> pb.Collection:  # noqa: N802
@@ -134,4 +132,5 @@ class Gallery(pb_grpc.GalleryServicer):
             request.limit or 5,
             convert.to_select(request.faces, "largest"),
         )
-        return convert.identifications(results, self._model)
+        model = results[0].model if results else (await self._people.collection(request.collection)).model
+        return convert.identifications(results, model)

@@ -8,7 +8,6 @@ from grpc_health.v1._async import HealthServicer
 from grpc_reflection.v1alpha import reflection
 
 from service.errors import InvalidRequestError
-from service.faces import Faces
 from service.grpc_api.calls import Calls
 from service.grpc_api.face_embedding import FaceEmbedding
 from service.grpc_api.gallery import Gallery
@@ -19,6 +18,7 @@ from service.pb.face_embedding.v1 import face_embedding_pb2_grpc as pb_grpc
 from service.people import People
 from service.security.access import Access
 from service.security.tls import TlsFiles
+from service.served import Served
 
 SERVICES = tuple(service.full_name for service in pb.DESCRIPTOR.services_by_name.values())
 
@@ -27,7 +27,7 @@ SERVICES = tuple(service.full_name for service in pb.DESCRIPTOR.services_by_name
 class GrpcParts:
     """What the services stand on."""
 
-    faces: Faces
+    served: Served
     people: People
     access: Access
     metrics: Metrics
@@ -105,9 +105,9 @@ class GrpcServer:
         parts = self._parts
         budget = Budget(self._options.max_pending_bytes)
         calls = Calls(parts.access, parts.metrics, budget, self._options.request_timeout_s)
-        pb_grpc.add_FaceEmbeddingServicer_to_server(FaceEmbedding(parts.faces, parts.people, calls), server)  # type: ignore[no-untyped-call]
+        pb_grpc.add_FaceEmbeddingServicer_to_server(FaceEmbedding(parts.served, parts.people, calls), server)  # type: ignore[no-untyped-call]
         pb_grpc.add_GalleryServicer_to_server(  # type: ignore[no-untyped-call]
-            Gallery(parts.people, parts.faces.model, calls), server
+            Gallery(parts.people, calls), server
         )
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         reflection.enable_server_reflection((*SERVICES, "grpc.health.v1.Health", reflection.SERVICE_NAME), server)

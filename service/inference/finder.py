@@ -3,7 +3,7 @@
 import cv2
 import numpy as np
 
-from models.alignment import Template, align
+from models.alignment import Template, align, of_shape
 from models.image import ImageLimits, Pixels, decode
 from service.domain import CroppedFace, CroppedPhoto, Face
 from service.errors import InvalidRequestError
@@ -39,6 +39,18 @@ class FaceFinder:
             FaceError: the bytes are no acceptable image.
         """
         return whole(data, self._template, self._limits)
+
+    def stored(self, data: bytes) -> Pixels:
+        """A crop that was stored, for this model; one that was cut by another template is moved.
+
+        Raises:
+            FaceError: the bytes are no crop of any template.
+        """
+        image = decode(data, self._limits)
+        height, width = image.shape[:2]
+        if image.shape[:2] == (self._template.height, self._template.width):
+            return image
+        return align(image, of_shape(width, height).points, self._template)
 
     def _cut(self, image: Pixels, detections: Detections, index: int) -> CroppedFace:
         landmarks = detections.landmarks[index].astype(np.float64)

@@ -18,16 +18,16 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Lifespan, Message, Receive, Scope, Send
 
 from models.errors import FaceError
-from service.admin import Admin
+from service.admin import Admin, ModelJobs
 from service.errors import InvalidRequestError, NotFoundError
-from service.faces import Faces
 from service.metrics import Metrics
 from service.people import People
-from service.rest import openapi, routes_admin, routes_faces, routes_people, routes_system
+from service.rest import openapi, routes_admin, routes_faces, routes_models, routes_people, routes_system
 from service.rest.errors import STATUS, error_response
 from service.rest.middleware import BodyLimit, Deadline, RequestId, SameSite, Unexpected, request_id
 from service.rest.routes_system import Models
 from service.security.access import Access, act_as
+from service.served import Served
 
 log = logging.getLogger("facesphere.rest")
 VERSION = "0.1.0"
@@ -47,9 +47,10 @@ class RestOptions:
 class RestParts:
     """What the routes stand on."""
 
-    faces: Faces
+    served: Served
     people: People
     admin: Admin
+    model_jobs: ModelJobs
     access: Access
     models: Models
     metrics: Metrics
@@ -102,9 +103,10 @@ def _add_routes(app: FastAPI, parts: RestParts) -> None:
     guarded = [Depends(authorize)]
     _add_browsable_docs(app)
     app.include_router(routes_system.health_router(parts.is_ready))
-    app.include_router(routes_faces.router(parts.faces, parts.people), dependencies=guarded)
+    app.include_router(routes_faces.router(parts.served, parts.people), dependencies=guarded)
     app.include_router(routes_people.router(parts.people), dependencies=guarded)
     app.include_router(routes_admin.router(parts.admin), dependencies=guarded)
+    app.include_router(routes_models.router(parts.model_jobs), dependencies=guarded)
     app.include_router(routes_system.router(parts.models, parts.metrics.registry), dependencies=guarded)
 
 

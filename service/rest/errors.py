@@ -22,7 +22,7 @@ STATUS: dict[str, int] = {
     "overloaded": HTTPStatus.TOO_MANY_REQUESTS,
     "rate_limited": HTTPStatus.TOO_MANY_REQUESTS,
     "internal": HTTPStatus.INTERNAL_SERVER_ERROR,
-    "invalid_bundle": HTTPStatus.INTERNAL_SERVER_ERROR,
+    "invalid_bundle": HTTPStatus.CONFLICT,
     "device_unavailable": HTTPStatus.INTERNAL_SERVER_ERROR,
     "source_unavailable": HTTPStatus.BAD_GATEWAY,
     "not_ready": HTTPStatus.SERVICE_UNAVAILABLE,

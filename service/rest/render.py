@@ -1,7 +1,7 @@
 """Domain values to the JSON of docs/api.md. The command line prints the same documents."""
 
 import base64
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import orjson
@@ -17,6 +17,7 @@ from service.domain import (
     Enrolment,
     Face,
     Identification,
+    Job,
     ModelInfo,
     Page,
     Photo,
@@ -205,6 +206,23 @@ def manifest(value: Manifest, champion: bool, loaded: bool) -> Document:
         "fmr_range": value.calibration.fmr_range if value.calibration else None,
         "champion": champion,
         "loaded": loaded,
+    }
+
+
+def job(value: Job, names: Mapping[str, str]) -> Document:
+    """A job; `names` are those of collections by uid."""
+    collections = [{"collection": names.get(uid), **outcome} for uid, outcome in sorted(value.result.items())]
+    return {
+        "id": value.id,
+        "kind": value.kind,
+        "model_id": value.model_id,
+        "state": value.state,
+        "progress": value.progress,
+        "error": value.error,
+        "collections": collections,
+        "actor": value.actor,
+        "created_at": value.created_at,
+        "updated_at": value.updated_at,
     }
 
 

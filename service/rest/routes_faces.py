@@ -7,7 +7,6 @@ from starlette.responses import Response
 
 from service.domain import Criterion, Probe
 from service.errors import InvalidRequestError
-from service.faces import Faces
 from service.people import People
 from service.rest import inputs, openapi, render
 from service.rest.schemas import (
@@ -21,21 +20,24 @@ from service.rest.schemas import (
     VerifyOptions,
     VerifyOut,
 )
+from service.served import Served
 
 
-def router(faces: Faces, people: People) -> APIRouter:
+def router(served: Served, people: People) -> APIRouter:
     """Routes over the application layer."""
     routes = APIRouter(tags=["faces"])
 
     @routes.post("/detect", responses=openapi.answers(DetectOut, image=True), openapi_extra=openapi.image_body())
     async def detect(request: Request, _: Annotated[NoOptions, Query()]) -> Response:
         """Find the faces of a photo, largest first. No face is an empty list, not an error."""
+        faces = served.default
         photo = await faces.detect(await inputs.read_image(request))
         return render.Json(render.photo(photo, faces.model))
 
     @routes.post("/embed", responses=openapi.answers(EmbedOut, image=True), openapi_extra=openapi.image_body())
     async def embed(request: Request, options: Annotated[EmbedOptions, Query()]) -> Response:
         """Find the faces of a photo and embed each: vectors of unit length whose inner product is the similarity."""
+        faces = served.default
         photo = await faces.embed(await inputs.read_image(request), options.faces, options.aligned)
         return render.Json(render.embedded_photo(photo, options.encoding, faces.model))
 
@@ -49,6 +51,7 @@ def router(faces: Faces, people: People) -> APIRouter:
         images = (await inputs.read_multipart(request, {"images"}, NoOptions)).files.get("images", [])
         if not images:
             raise InvalidRequestError("send at least one file part named images", field="images")
+        faces = served.default
         results = await faces.embed_batch(images, options.faces)
         return render.Json(render.batch(results, options.encoding, faces.model))
 

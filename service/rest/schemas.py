@@ -121,6 +121,12 @@ class AuditOptions(_In):
     limit: int = Field(100, description="1..1000.")
 
 
+class JobOptions(_In):
+    """Query parameters of /jobs."""
+
+    limit: int = Field(20, ge=1, le=1000, description="1..1000.")
+
+
 class ErrorDetail(BaseModel):
     """What went wrong."""
 
@@ -349,6 +355,57 @@ class ModelsOut(BaseModel):
     """All models."""
 
     models: list[ModelDetailOut]
+
+
+class AgreementOut(BaseModel):
+    """Two models on the same faces of a collection; pairs are of each face with each other one."""
+
+    faces: int
+    rank1_overlap: float | None = Field(description="Share of faces whose nearest other face is of the same person.")
+    pairs: int
+    flipped_to_match: int | None = Field(description="Pairs that only the new model takes for one person.")
+    flipped_to_match_of_one_person: int | None = Field(description="Those of them that are.")
+    flipped_to_non_match: int | None = Field(description="Pairs that only the old model takes for one person.")
+    flipped_to_non_match_of_one_person: int | None = Field(description="Those of them that are.")
+
+
+class MovedOut(BaseModel):
+    """What became of a collection."""
+
+    model_config = ConfigDict(protected_namespaces=())
+
+    collection: str | None = Field(description="None where it was erased since.")
+    state: Literal["switched", "stays", "there", "erased", "cancelled"]
+    before: str | None = Field(None, description="The model that it was on.")
+    model: str | None = Field(None, description="The model that it is on.")
+    faces: int | None = None
+    without_crop: int | None = Field(
+        None, description="Faces that must be enrolled again: they cannot be embedded anew."
+    )
+    agreement: AgreementOut | None = None
+
+
+class JobOut(BaseModel):
+    """A change of the model that is served."""
+
+    model_config = ConfigDict(protected_namespaces=())
+
+    id: str
+    kind: Literal["activate", "rollback", "follow"]
+    model_id: str
+    state: Literal["queued", "running", "done", "failed", "cancelled"]
+    progress: float = Field(ge=0, le=1)
+    error: str | None
+    collections: list[MovedOut]
+    actor: str
+    created_at: str
+    updated_at: str
+
+
+class JobsOut(BaseModel):
+    """The newest jobs."""
+
+    jobs: list[JobOut]
 
 
 class KeyOut(BaseModel):

@@ -198,8 +198,9 @@ class SlowFaces:
 @contextlib.asynccontextmanager
 async def _slow_server(max_pending_bytes: int, timeout_s: float = 30) -> AsyncIterator[SimpleNamespace]:
     faces, metrics = SlowFaces(), Metrics()
+    served = SimpleNamespace(default=faces)
     options = GrpcOptions("127.0.0.1", 0, 2**22, timeout_s, max_pending_bytes)
-    server = GrpcServer(GrpcParts(faces, None, Access(None), metrics), options)  # type: ignore[arg-type]
+    server = GrpcServer(GrpcParts(served, None, Access(None), metrics), options)  # type: ignore[arg-type]
     await server.start()
     try:
         async with grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as channel:

@@ -1,0 +1,122 @@
+"""One collection to another model: its stored crops are embedded anew in the background, then it changes at once."""
+
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from models.errors import CalibrationError
+from service.agreement import SAMPLE, agreement
+from service.domain import Criterion, ModelInfo, StoredCrop, Vector
+from service.errors import InvalidRequestError, NotFoundError
+from service.faces import Faces
+from service.gallery.contract import Gallery
+from service.served import Served
+
+_BATCH = 16  # crops: what is written down, and can be waited for, at a time
+_PASSES = 50  # of embedding what was enrolled meanwhile, before a switch is given up
+
+
+class StoppedError(Exception):
+    """The server stops."""
+
+
+@dataclass(frozen=True, slots=True)
+class Watch:
+    """What a move goes by: the end of the server, who asked for it, and whether it is still wanted.
+
+    goes_on: is told which share of the collection is done; False if the job was cancelled or superseded.
+    """
+
+    stopped: threading.Event
+    actor: str
+    goes_on: Callable[[float], bool]
+
+
+class Batches:
+    """Crops of a collection under a model that it has no vectors of yet."""
+
+    def __init__(self, gallery: Gallery, stopped: threading.Event, collection: str, faces: Faces) -> None:
+        self._gallery, self._stopped, self._collection, self._faces = gallery, stopped, collection, faces
+        self._last = 0
+
+    def __iter__(self) -> "Batches":
+        return self
+
+    def __next__(self) -> int:
+        if self._stopped.is_set():
+            raise StoppedError
+        crops = self._gallery.uncovered(self._collection, self._faces.model.contract_id, self._last, _BATCH)
+        if not crops:
+            raise StopIteration
+        vectors = self._faces.embed_stored([each.crop for each in crops])
+        found = {crop.face_id: vector for crop, vector in zip(crops, vectors, strict=True)}
+        self._gallery.cover(self._collection, self._faces.model, found)
+        self._last = crops[-1].number
+        return len(crops)
+
+
+class Mover:
+    """One collection, on its way to another model."""
+
+    def __init__(self, gallery: Gallery, served: Served, watch: Watch, faces: Faces, collection: str) -> None:
+        self._gallery, self._served, self._watch = gallery, served, watch
+        self._faces, self._name = faces, collection
+
+    def move(self) -> tuple[str, dict[str, object]]:
+        """The uid of the collection, and what became of it."""
+        try:
+            uid = self._gallery.uid(self._name)
+        except NotFoundError:
+            return self._name, {"state": "erased"}
+        try:
+            return uid, self._moved()
+        except NotFoundError:
+            return uid, {"state": "erased"}
+
+    def _moved(self) -> dict[str, object]:
+        _, before = self._gallery.collection_info(self._name)
+        target = self._faces.model
+        if before == target:
+            return {"state": "there", "model": target.id}
+        for _ in range(_PASSES):
+            coverage = self._gallery.coverage(self._name, target.contract_id)
+            about: dict[str, object] = {"before": before.id, "model": target.id, "faces": coverage.faces}
+            if coverage.without_crop:
+                return {**about, "state": "stays", "model": before.id, "without_crop": coverage.without_crop}
+            if not self._embed(coverage.missing, coverage.faces):
+                return {**about, "state": "cancelled", "model": before.id}
+            compared = self._compared(before)
+            if self._gallery.switch(self._name, target, self._embed_last, self._watch.actor):
+                self._gallery.keep_contracts(self._name, [before.contract_id])
+                return {**about, "state": "switched", "agreement": compared}
+        return {**about, "state": "stays", "model": before.id, "without_crop": 0}
+
+    def _embed(self, missing: int, faces: int) -> bool:
+        """False if the job is over in the middle of it."""
+        done = faces - missing
+        for count in Batches(self._gallery, self._watch.stopped, self._name, self._faces):
+            done += count
+            if not self._watch.goes_on(min(1.0, done / max(faces, 1))):
+                return False
+        return self._watch.goes_on(1.0)
+
+    def _embed_last(self, crops: Sequence[StoredCrop]) -> Sequence[Vector]:
+        return self._faces.embed_stored([each.crop for each in crops])
+
+    def _compared(self, before: ModelInfo) -> dict[str, object] | None:
+        if before.contract_id == self._faces.model.contract_id:
+            return None
+        vectors = self._gallery.two_vectors(self._name, self._faces.model.contract_id, SAMPLE)
+        return agreement(vectors, self._thresholds(before)).document()
+
+    def _thresholds(self, before: ModelInfo) -> tuple[float, float] | None:
+        """At the rate that 1:1 decisions of the collection are made at."""
+        settings, _ = self._gallery.collection_info(self._name)
+        old = self._served.loaded(before)
+        if old is None:
+            return None
+        try:
+            rate = Criterion(), settings.target_fmr
+            return old.decide(*rate).threshold, self._faces.decide(*rate).threshold
+        except (InvalidRequestError, CalibrationError):
+            return None

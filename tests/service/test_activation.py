@@ -1,0 +1,183 @@
+"""A change of model in a running server: collections follow or stay, nobody is lost, and no two models are mixed."""
+
+import base64
+import shutil
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+from activation import NEW, OLD, activate, ended, enrol, found, identify, moved, photo, put, two_models
+from click.testing import CliRunner
+from live_server import LiveServer, live_server, wait_until
+
+from service.__main__ import main
+
+PEOPLE = range(6)
+
+
+@pytest.fixture
+def data(models_dir: Path, tmp_path: Path) -> Path:
+    """A data folder whose registry has both models."""
+    two_models(models_dir, tmp_path / "data" / "models")
+    return tmp_path / "data"
+
+
+@pytest.fixture
+def server(data: Path) -> Iterator[LiveServer]:
+    """A server with people in `with-crops` and in `without`."""
+    with live_server(data) as running:
+        for name, crops in (("with-crops", True), ("without", False)):
+            put(running.client, name, crops)
+            for number in PEOPLE:
+                assert enrol(running.client, name, number).status_code == 201
+        yield running
+
+
+def _default(client: httpx.Client) -> str:
+    answer = client.post("/embed", content=photo(0), headers={"content-type": "image/png"})
+    name: str = answer.json()["model"]["id"]
+    return name
+
+
+def test_a_collection_with_crops_follows_and_one_without_stays_on_its_model(server: LiveServer) -> None:
+    client = server.client
+
+    job = activate(client, NEW)
+
+    assert (job["state"], job["progress"], job["error"], job["kind"]) == ("done", 1.0, None, "activate")
+    there = moved(job)
+    assert (there["with-crops"]["state"], there["with-crops"]["model"]) == ("switched", NEW)
+    assert there["with-crops"]["agreement"]["faces"] == len(PEOPLE)
+    assert there["with-crops"]["agreement"]["pairs"] == 15
+    assert there["without"] == {
+        **there["without"],
+        "state": "stays",
+        "model": OLD,
+        "faces": len(PEOPLE),
+        "without_crop": len(PEOPLE),
+    }
+    assert [found(client, "with-crops", number) for number in PEOPLE] == [NEW] * len(PEOPLE)
+    assert [found(client, "without", number) for number in PEOPLE] == [OLD] * len(PEOPLE)
+    assert client.get("/collections/with-crops").json()["model"]["id"] == NEW
+    assert client.get("/collections/without").json()["model"]["id"] == OLD
+    assert _default(client) == NEW
+    for name, model in (("with-crops", NEW), ("without", OLD)):  # enrolment and 1:1 go by the same model
+        assert enrol(client, name, 50).status_code == 201
+        assert found(client, name, 50) == model
+        answer = client.post(
+            f"/collections/{name}/subjects/person-50/verify",
+            json={"image": base64.b64encode(photo(50)).decode(), "threshold": 0.5},
+        ).json()
+        assert (answer["model"]["id"], round(answer["similarity"], 3)) == (model, 1.0)
+    events = [(entry["event"], entry["actor"]) for entry in client.get("/audit").json()["entries"]]
+    assert ("model.activate", "local") in events
+    assert ("collection.model", "local") in events
+
+
+def test_a_rollback_goes_back_with_everybody_who_was_enrolled_since(server: LiveServer) -> None:
+    client = server.client
+    activate(client, NEW)
+    assert enrol(client, "with-crops", 60).status_code == 201
+
+    answer = client.post("/models/rollback")
+
+    assert (answer.status_code, answer.json()["kind"], answer.json()["model_id"]) == (202, "rollback", OLD)
+    assert _default(client) == OLD  # at once, before the job is over
+    job = ended(client, answer.json()["id"])
+    assert (job["state"], moved(job)["with-crops"]["state"]) == ("done", "switched")
+    assert [found(client, "with-crops", number) for number in (*PEOPLE, 60)] == [OLD] * 7
+    again = client.post("/models/rollback")
+    assert (again.status_code, again.json()["error"]["code"]) == (404, "not_found")
+
+
+def test_an_embedding_must_say_which_model_made_it_where_there_are_several(server: LiveServer) -> None:
+    client = server.client
+    embedded = client.post("/embed", content=photo(1), headers={"content-type": "image/png"}).json()
+    vector, contract = embedded["faces"][0]["embedding"], embedded["model"]["contract_id"]
+    ask = {"embedding": vector, "threshold": 0.5}
+    assert client.post("/collections/with-crops/identify", json=ask).status_code == 200
+
+    activate(client, NEW)
+
+    unsaid = client.post("/collections/with-crops/identify", json=ask)
+    assert (unsaid.status_code, unsaid.json()["error"]["details"]) == (400, {"field": "contract_id"})
+    other = client.post("/collections/with-crops/identify", json={**ask, "contract_id": contract})
+    assert (other.status_code, other.json()["error"]["code"]) == (409, "contract_mismatch")
+    own = client.post("/collections/without/identify", json={**ask, "contract_id": contract}).json()
+    assert own["candidates"][0]["subject"] == "person-1"
+    side = {"embedding": vector, "contract_id": contract}
+    both = client.post("/verify", json={"a": side, "b": side, "threshold": 0.5}).json()
+    assert (both["model"]["id"], round(both["similarity"], 3)) == (OLD, 1.0)
+
+
+def test_erasing_a_person_erases_their_vectors_under_both_models(server: LiveServer) -> None:
+    client = server.client
+    activate(client, NEW)
+
+    assert client.delete("/collections/with-crops/subjects/person-2").status_code == 200
+
+    ended(client, client.post("/models/rollback").json()["id"])
+    subjects = [each["subject"] for each in identify(client, "with-crops", 2).json()["candidates"]]
+    assert sorted(subjects) == sorted(f"person-{number}" for number in PEOPLE if number != 2)
+
+
+def test_a_running_server_follows_what_is_promoted_on_the_command_line(server: LiveServer, data: Path) -> None:
+    done = CliRunner().invoke(main, ["models", "promote", NEW, "--data-dir", str(data)])
+    assert done.exit_code == 0, done.stderr
+
+    wait_until(lambda: _default(server.client) == NEW)
+    wait_until(lambda: server.client.get("/jobs").json()["jobs"] != [])
+
+    job = ended(server.client, server.client.get("/jobs").json()["jobs"][0]["id"])
+    assert (job["kind"], job["state"], moved(job)["with-crops"]["state"]) == ("follow", "done", "switched")
+    assert [found(server.client, "with-crops", number) for number in PEOPLE] == [NEW] * len(PEOPLE)
+
+
+def test_a_server_serves_every_collection_after_a_restart_as_before(server: LiveServer, data: Path) -> None:
+    activate(server.client, NEW)
+    assert server.stop() == 0
+
+    with live_server(data) as again:
+        assert [found(again.client, "with-crops", number) for number in PEOPLE] == [NEW] * len(PEOPLE)
+        assert [found(again.client, "without", number) for number in PEOPLE] == [OLD] * len(PEOPLE)
+        assert ended(again.client, again.client.post("/models/rollback").json()["id"])["state"] == "done"
+        assert [found(again.client, "with-crops", number) for number in PEOPLE] == [OLD] * len(PEOPLE)
+
+
+def test_what_cannot_be_activated_is_refused_and_changes_nothing(server: LiveServer, data: Path) -> None:
+    client = server.client
+    bundles = data / "models" / "bundles"
+    shutil.copytree(bundles / NEW, bundles / "aside")
+    with (bundles / NEW / "model.onnx").open("ab") as file:
+        file.write(b"\0")
+
+    answers = {name: client.post(f"/models/{name}/activate") for name in (NEW, "nobody", "yunet-2023mar")}
+
+    codes = {name: (each.status_code, each.json()["error"]["code"]) for name, each in answers.items()}
+    assert codes[NEW] == (409, "invalid_bundle")
+    assert codes["nobody"] == (404, "not_found")
+    assert codes["yunet-2023mar"][0] in (404, 409)
+    assert client.get("/jobs/nobody").status_code == 404
+    assert client.get("/jobs").json() == {"jobs": []}
+    assert _default(client) == OLD
+
+
+def test_a_server_that_was_started_with_a_model_by_name_serves_no_other(data: Path) -> None:
+    with live_server(data, "--model", OLD) as running:
+        answer = running.client.post(f"/models/{NEW}/activate")
+        assert (answer.status_code, answer.json()["error"]["code"]) == (400, "invalid_request")
+        assert "--model" in answer.json()["error"]["message"]
+
+
+def test_a_job_that_was_killed_is_gone_on_with_at_the_next_start(server: LiveServer, data: Path) -> None:
+    job_id = server.client.post(f"/models/{NEW}/activate").json()["id"]
+    server.process.send_signal(signal.SIGKILL)
+    server.process.wait()
+    server.stop()
+
+    with live_server(data) as again:
+        job = ended(again.client, job_id)
+        assert (job["state"], moved(job)["with-crops"]["state"]) == ("done", "switched")
+        assert [found(again.client, "with-crops", number) for number in PEOPLE] == [NEW] * len(PEOPLE)
