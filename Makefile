@@ -31,7 +31,7 @@ test-all: $(VENV)/.dev
 
 # Hours: kills, faults, damage, with the counts of docs/reliability.md. TORTURE=0.1 for a tenth of them.
 TORTURE ?= 1
-TORTURED := $(addprefix tests/service/test_,reliability.py snapshots.py many_clients.py searching_while_erasing.py openapi_fuzzing.py postgres_standby.py) tests/training/test_retrain.py
+TORTURED := $(addprefix tests/service/test_,reliability.py activation_under_load.py snapshots.py many_clients.py searching_while_erasing.py openapi_fuzzing.py postgres_standby.py) tests/training/test_retrain.py
 torture: $(VENV)/.dev
 	TORTURE=$(TORTURE) $(BIN)/pytest $(TORTURED) -s -m "slow or not slow" $(ARGS)
 

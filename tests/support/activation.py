@@ -1,6 +1,7 @@
-"""A server with two embedders of the same dimension, people to enrol, and what must hold while one follows the other."""
+"""A server with two embedders of one dimension, people to enrol, and what must hold while one follows the other."""
 
 import base64
+import functools
 import shutil
 import time
 from pathlib import Path
@@ -24,6 +25,7 @@ def two_models(models_dir: Path, folder: Path) -> Registry:
     return registry
 
 
+@functools.cache
 def photo(number: int) -> bytes:
     """A photo of somebody: one face under many lights, which no two models see alike."""
     random = np.random.default_rng(number)
@@ -67,9 +69,9 @@ def found(client: httpx.Client, collection: str, number: int) -> str:
     answer = identify(client, collection, number)
     assert answer.status_code == 200, answer.text
     document = answer.json()
-    best = document["candidates"][0]
-    assert best["subject"] == f"person-{number}"
-    assert best["similarity"] > 0.95, best
+    own = [each["similarity"] for each in document["candidates"] if each["subject"] == f"person-{number}"]
+    assert own, f"person-{number} is lost"
+    assert own[0] > 0.95, f"person-{number} is at {own[0]} of themselves"
     model: str = document["model"]["id"]
     return model
 
