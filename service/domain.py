@@ -1,7 +1,7 @@
 """Values of the service, frozen. Coordinates: pixels of the upright image, x to the right, y down, origin top left."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
@@ -286,7 +286,7 @@ class Subject:
 
 @dataclass(frozen=True, slots=True)
 class SubjectExport:
-    """All that is kept of a person; vectors and crops (PNG) by face_id."""
+    """All that is kept of a person; vectors and crops (PNG) by face_id, `others` under other contracts."""
 
     collection: str
     purpose: str
@@ -294,6 +294,7 @@ class SubjectExport:
     vectors: Mapping[str, Vector]
     crops: Mapping[str, bytes]
     model: ModelInfo
+    others: Mapping[str, Mapping[str, Vector]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

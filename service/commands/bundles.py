@@ -1,25 +1,69 @@
-"""facesphere models promote | rollback | export | import: which model serves, and carrying one elsewhere."""
+"""facesphere models promote | activate | rollback | jobs | export | import: which model serves, and where else."""
 
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 
 from models import archive
+from models.bundle import Manifest
 from models.registry import Registry
-from service.commands.common import data_dir
+from service.commands.common import data_dir, keys_dir, opened_gallery, progress
+from service.domain import OPEN_STATES, Job
+from service.errors import InvalidRequestError
 from service.settings import read_settings
+
+_LOOK_EVERY_S = 0.2
+_TAKEN_UP_S = 8.0
+_WORDS = {"there": "there already", "stays": "stay on their model"}
 
 
 @click.command(epilog="Example: facesphere models promote lfw-2")
 @click.argument("model_id", metavar="ID")
 @data_dir
 def promote(model_id: str, **flags: Any) -> None:
-    """Make a model the champion of its kind: servers use it from their next start on."""
-    registry = _registry(flags)
-    registry.resolve_any(model_id)  # a damaged one is refused now, and not at the next start
-    manifest = registry.promote(model_id)
-    click.echo(f"{model_id} is the {manifest.kind} from the next start on")
+    """Make a model the champion of its kind. Running servers take an embedder up within seconds."""
+    click.echo(_promoted(_promote(model_id, flags)))
+
+
+@click.command(epilog="Example: facesphere models activate lfw-2")
+@click.argument("model_id", metavar="ID")
+@data_dir
+@keys_dir
+def activate(model_id: str, **flags: Any) -> None:
+    """Promote an embedder and watch a running server embed its collections anew.
+
+    Exit status 2 if that failed; collections that stay on their model, because faces of them have no crop, are no
+    failure.
+    """
+    with opened_gallery(flags) as gallery:
+        before = {job.id for job in gallery.jobs.list()}
+        manifest = _promote(model_id, flags)
+        click.echo(_promoted(manifest))
+        job = _taken_up(lambda: [each for each in gallery.jobs.list() if each.id not in before], model_id)
+        if job is None:
+            click.echo("nothing is to be embedded anew, or no server is running, which would do so at its next start")
+            return
+        show = progress("embedding anew")
+        while job.state in OPEN_STATES:
+            show(round(1000 * job.progress), 1000)
+            time.sleep(_LOOK_EVERY_S)
+            job = gallery.jobs.get(job.id)
+    click.echo(_line(job))
+    if job.state != "done":
+        raise InvalidRequestError(job.error or f"the job was {job.state}")
+
+
+@click.command(epilog="Example: facesphere models jobs")
+@data_dir
+@keys_dir
+def jobs(**flags: Any) -> None:
+    """List the newest changes of model, and how far they are."""
+    with opened_gallery(flags) as gallery:
+        for job in gallery.jobs.list(20):
+            click.echo(_line(job))
 
 
 @click.command(epilog="Example: facesphere models rollback --kind embedder")
@@ -29,7 +73,8 @@ def promote(model_id: str, **flags: Any) -> None:
 @data_dir
 def rollback(kind: str, **flags: Any) -> None:
     """Make the champion before the present one champion again."""
-    click.echo(f"{_registry(flags).roll_back(kind)} is the {kind} from the next start on")
+    registry = _registry(flags)
+    click.echo(_promoted(registry.manifest(registry.roll_back(kind))))
 
 
 @click.command("export", epilog="Example: facesphere models export lfw-2 --out lfw-2.tar")
@@ -51,6 +96,36 @@ def import_model(path: Path, trust: str | None, **flags: Any) -> None:
     """Take such a file into the registry; signature and digest are checked before anything in it is parsed."""
     bundle = archive.import_bundle(_registry(flags), path, trust)
     click.echo(f"{bundle.manifest.id}: imported ({bundle.manifest.kind}, contract {bundle.manifest.contract_id})")
+
+
+def _promote(model_id: str, flags: dict[str, Any]) -> Manifest:
+    registry = _registry(flags)
+    registry.resolve_any(model_id)  # a damaged one is refused now, and not when it is to be served
+    return registry.promote(model_id)
+
+
+def _promoted(manifest: Manifest) -> str:
+    when = "now, and running servers follow" if manifest.kind == "embedder" else "from the next start on"
+    return f"{manifest.id} is the {manifest.kind} {when}"
+
+
+def _taken_up(new: Callable[[], Sequence[Job]], model_id: str) -> Job | None:
+    """The job that a server makes of a promotion."""
+    end = time.monotonic() + _TAKEN_UP_S
+    while time.monotonic() < end:
+        for job in new():
+            if job.model_id == model_id:
+                return job
+        time.sleep(_LOOK_EVERY_S)
+    return None
+
+
+def _line(job: Job) -> str:
+    states = [str(each.get("state")) for each in job.result.values()]
+    told = ", ".join(f"{states.count(state)} {_WORDS.get(state, state)}" for state in sorted(set(states)))
+    why = f": {job.error}" if job.error else ""
+    about = f"{job.created_at}  {job.kind} {job.model_id}  {job.state}  {100 * job.progress:.0f} %{why}"
+    return f"{about}  (collections: {told})" if told else about
 
 
 def _registry(flags: dict[str, Any]) -> Registry:

@@ -132,6 +132,28 @@ class Contracts(Rows):
             return TwoVectors([], np.empty((0, 1), np.float32), np.empty((0, 1), np.float32))
         return TwoVectors(people, np.stack(old), np.stack(new))
 
+    def other_vectors_of(self, collection: str, subject: str) -> dict[str, dict[str, Vector]]:
+        """By contract other than the collection's: the vectors of a person's faces, by face_id.
+
+        Raises:
+            NotFoundError: no such collection or person.
+        """
+        with self._database.holding():
+            row = self._look_up(collection)
+            person = self._look_up_subject(row, subject)
+            rows = self._database.read(
+                "SELECT f.face_id, v.contract_id, v.vector FROM vectors v JOIN faces f ON f.id = v.face"
+                " WHERE f.subject = ?1 UNION ALL SELECT face_id, contract_id, vector FROM faces WHERE subject = ?1",
+                (person.id,),
+            )
+            cipher = self._vault.cipher(row.uid)
+            others: dict[str, dict[str, Vector]] = {}
+            for face_id, contract, sealed in rows:
+                if contract != row.model.contract_id:
+                    plain = cipher.open(sealed, vector_context(face_id, contract))
+                    others.setdefault(contract, {})[face_id] = np.frombuffer(plain, "<f4")
+        return others
+
     def drop_contracts(self, collection: str, kept: Sequence[str]) -> bool:
         """Erase vectors under other contracts than these; False if there are none."""
         with self._database.transaction():

@@ -215,8 +215,9 @@ class EmbeddedGallery:
             person = self._records.subject(collection, subject)
             vectors = dict(self._records.vectors_of(collection, subject))
             crops = self._records.crops_of(collection, subject)
+            others = self._records.other_vectors_of(collection, subject)
         self.note(actor, "export", collection, subject)
-        return SubjectExport(collection, settings.purpose, person, vectors, crops, model)
+        return SubjectExport(collection, settings.purpose, person, vectors, crops, model, others)
 
     def erase_expired(self, now: datetime | None = None) -> int:
         """Erase the faces whose retention is over, and people who have no other; the number of faces.

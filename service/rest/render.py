@@ -249,6 +249,11 @@ def subject_export(value: SubjectExport) -> Document:
         {
             **stored_face(face),
             "embedding": value.vectors[face.face_id],
+            "other_embeddings": {
+                contract: vectors[face.face_id]
+                for contract, vectors in sorted(value.others.items())
+                if face.face_id in vectors
+            },
             "crop": base64.b64encode(value.crops[face.face_id]).decode() if face.face_id in value.crops else None,
         }
         for face in value.subject.faces

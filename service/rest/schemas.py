@@ -456,6 +456,7 @@ class KeptFaceOut(StoredFaceOut):
     """Everything that is kept of a face."""
 
     embedding: list[float]
+    other_embeddings: dict[str, list[float]] = Field(description="Under other models, by contract_id.")
     crop: str | None = Field(description="base64 of a PNG.")
 
 

@@ -58,7 +58,14 @@ def _bearer(key: str | None) -> dict[str, str]:
 def _route(keyed: Keyed, operation: str, key: str | None) -> str:
     """The error code of a call, or "" if it came through the door; what happens behind it is of other tests."""
     method, path = operation.split(" ")
-    names = {"collection": "none", "subject": "nobody", "face_id": "f" * 32, "key_id": "nokey"}
+    names = {
+        "collection": "none",
+        "subject": "nobody",
+        "face_id": "f" * 32,
+        "key_id": "nokey",
+        "model_id": "nobody",
+        "job_id": "none",
+    }
     answer = keyed.server.client.request(method, path.format(**names), headers=_bearer(key))
     code = str(answer.json()["error"]["code"]) if answer.status_code >= 400 else ""
     expected = {"unauthenticated": 401, "permission_denied": 403}

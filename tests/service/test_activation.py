@@ -114,7 +114,10 @@ def test_an_embedding_must_say_which_model_made_it_where_there_are_several(serve
 
 def test_erasing_a_person_erases_their_vectors_under_both_models(server: LiveServer) -> None:
     client = server.client
+    before = client.get("/collections/with-crops").json()["model"]["contract_id"]
     activate(client, NEW)
+    kept = client.get("/collections/with-crops/subjects/person-2/export").json()["faces"][0]
+    assert list(kept["other_embeddings"]) == [before]
 
     assert client.delete("/collections/with-crops/subjects/person-2").status_code == 200
 
@@ -124,15 +127,28 @@ def test_erasing_a_person_erases_their_vectors_under_both_models(server: LiveSer
 
 
 def test_a_running_server_follows_what_is_promoted_on_the_command_line(server: LiveServer, data: Path) -> None:
-    done = CliRunner().invoke(main, ["models", "promote", NEW, "--data-dir", str(data)])
+    done = CliRunner().invoke(main, ["models", "activate", NEW, "--data-dir", str(data)])
+
     assert done.exit_code == 0, done.stderr
-
-    wait_until(lambda: _default(server.client) == NEW)
-    wait_until(lambda: server.client.get("/jobs").json()["jobs"] != [])
-
+    assert f"{NEW} is the embedder now" in done.stdout
+    assert "1 stay on their model, 1 switched" in done.stdout
+    assert _default(server.client) == NEW
+    assert "follow" in CliRunner().invoke(main, ["models", "jobs", "--data-dir", str(data)]).stdout
     job = ended(server.client, server.client.get("/jobs").json()["jobs"][0]["id"])
     assert (job["kind"], job["state"], moved(job)["with-crops"]["state"]) == ("follow", "done", "switched")
     assert [found(server.client, "with-crops", number) for number in PEOPLE] == [NEW] * len(PEOPLE)
+
+
+def test_a_promotion_without_a_server_is_followed_by_the_next_start(server: LiveServer, data: Path) -> None:
+    assert server.stop() == 0
+    assert CliRunner().invoke(main, ["models", "promote", NEW, "--data-dir", str(data)]).exit_code == 0
+
+    with live_server(data) as again:
+        assert _default(again.client) == NEW
+        wait_until(lambda: again.client.get("/jobs").json()["jobs"] != [])
+        job = ended(again.client, again.client.get("/jobs").json()["jobs"][0]["id"])
+        assert moved(job)["with-crops"]["state"] == "switched"
+        assert [found(again.client, "without", number) for number in PEOPLE] == [OLD] * len(PEOPLE)
 
 
 def test_a_server_serves_every_collection_after_a_restart_as_before(server: LiveServer, data: Path) -> None:

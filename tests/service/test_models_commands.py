@@ -34,10 +34,10 @@ def test_a_model_is_promoted_and_rolled_back(data: Path) -> None:
     before = _standing(data)
     assert (before[zoo.DEFAULT_EMBEDDER], before[SMALL]) == ("champion", "candidate")
 
-    assert _run(data, "promote", SMALL).stdout == f"{SMALL} is the embedder from the next start on\n"
+    assert _run(data, "promote", SMALL).stdout == f"{SMALL} is the embedder now, and running servers follow\n"
     assert (_standing(data)[zoo.DEFAULT_EMBEDDER], _standing(data)[SMALL]) == ("retired", "champion")
 
-    assert _run(data, "rollback").stdout == f"{zoo.DEFAULT_EMBEDDER} is the embedder from the next start on\n"
+    assert _run(data, "rollback").stdout == f"{zoo.DEFAULT_EMBEDDER} is the embedder now, and running servers follow\n"
     assert (_standing(data)[zoo.DEFAULT_EMBEDDER], _standing(data)[SMALL]) == ("champion", "retired")
     again = _run(data, "rollback")
     assert (again.exit_code, again.stderr) == (2, "Error: there is no earlier embedder to go back to\n")
