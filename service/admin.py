@@ -5,11 +5,12 @@ from typing import Any, ParamSpec, TypeVar
 
 from service.activation import Activation
 from service.domain import Job
-from service.errors import InvalidRequestError
+from service.errors import InvalidRequestError, NotFoundError
 from service.gallery.contract import Gallery
 from service.inference.pool import Pool
 from service.security.access import caller
 from service.security.keys import ApiKey, KeyGrant
+from service.shadow import Shadow, ShadowSummary
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -53,8 +54,9 @@ class Admin:
 class ModelJobs:
     """Which model is served, as an administrator changes it."""
 
-    def __init__(self, activation: Activation, pool: Pool) -> None:
+    def __init__(self, activation: Activation, shadow: Shadow, pool: Pool) -> None:
         self._activation = activation
+        self._shadow = shadow
         self._pool = pool
 
     async def activate(self, model_id: str) -> Job:
@@ -72,6 +74,32 @@ class ModelJobs:
             FaceError: as `Activation.roll_back`.
         """
         return await self._pool.run(self._activation.roll_back, caller().id)
+
+    async def begin_shadow(self, model_id: str, share: float) -> ShadowSummary:
+        """Compare a share of the 1:1 decisions with those of a candidate, from now on.
+
+        Raises:
+            FaceError: as `Shadow.begin`.
+        """
+        return await self._shadow.begin(model_id, share)
+
+    def shadow(self) -> ShadowSummary:
+        """What was found so far.
+
+        Raises:
+            NotFoundError: no model is in shadow.
+        """
+        if self._shadow.summary is None:
+            raise NotFoundError("no model is in shadow")
+        return self._shadow.summary
+
+    def end_shadow(self) -> ShadowSummary:
+        """No candidate any more; what was found.
+
+        Raises:
+            NotFoundError: no model is in shadow.
+        """
+        return self._shadow.end()
 
     async def job(self, job_id: str) -> tuple[Job, Mapping[str, str]]:
         """One job, and the names of collections by their uid.

@@ -47,6 +47,7 @@ from service.security.master import write_new
 from service.security.receipts import ReceiptSigner
 from service.served import Loaded, Served
 from service.settings import PREFIX, Settings
+from service.shadow import Shadow
 
 log = logging.getLogger("facesphere")
 SWEEP_EVERY_S = 3600.0
@@ -215,7 +216,8 @@ class _Server(uvicorn.Server):
         self._gallery_pool = Pool("gallery", 4, settings.max_queue)
         self._model_pool = Pool("models", 1, 16)  # loading one takes seconds, and nobody's search waits behind it
         signer = ReceiptSigner(keys.receipts)
-        self._people = People(inference.served, gallery, self._gallery_pool, signer, settings.target_fpir)
+        self._shadow = Shadow(inference.served)
+        self._people = People(inference.served, self._shadow, gallery, self._gallery_pool, signer, settings.target_fpir)
         self._activation = Activation(registry, inference.served, gallery, settings.model)
         self._access = access
         self._gallery = gallery
@@ -278,6 +280,7 @@ class _Server(uvicorn.Server):
                 each.cancel()
             # uvicorn comes here when HTTP is idle; calls over gRPC may still be open, and have their grace.
             await (self._grpc_stopped or self._grpc.stop(0))
+            await self._shadow.close()
             await asyncio.to_thread(self._activation.close)
             self._model_pool.close()
             self._gallery_pool.close()
@@ -328,7 +331,7 @@ class _Server(uvicorn.Server):
                 self._inference.served,
                 self._people,
                 Admin(self._gallery, self._gallery_pool),
-                ModelJobs(self._activation, self._model_pool),
+                ModelJobs(self._activation, self._shadow, self._model_pool),
                 self._access,
                 self._models,
                 self._metrics,
@@ -363,7 +366,12 @@ class _Server(uvicorn.Server):
         metrics = Metrics()
         metrics.gauge("embed_queue", "Faces waiting for the embedder", lambda: inference.served.waiting)
         metrics.gauge("photos_pending", "Photos being decoded or waiting for it", lambda: inference.pool.pending)
+        for name in ("compared", "same", "flipped_to_match", "flipped_to_non_match", "failed", "left_out"):
+            metrics.gauge(f"shadow_{name}", f"Decisions of the model in shadow: {name}", self._shadow_count(name))
         return metrics
+
+    def _shadow_count(self, name: str) -> Callable[[], float]:
+        return lambda: float(getattr(self._shadow.summary, name, 0))
 
     def _announce(self) -> None:
         host, port = self._http_socket.getsockname()[:2]

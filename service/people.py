@@ -44,6 +44,7 @@ from service.security.access import caller
 from service.security.keys import COLLECTION_NAME
 from service.security.receipts import ReceiptSigner
 from service.served import Served
+from service.shadow import Shadow
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -71,12 +72,14 @@ class People:
     def __init__(
         self,
         served: Served,
+        shadow: Shadow,
         gallery: Gallery,
         pool: Pool,
         signer: ReceiptSigner,
         default_target_fpir: float,
     ) -> None:
         self._served = served
+        self._shadow = shadow
         self._gallery = gallery
         self._pool = pool
         self._signer = signer
@@ -211,6 +214,7 @@ class People:
         self._check_probes([a, b])
         result = await (await self._faces_for(a, b)).verify(a, b, criterion)
         await self._note("verify", None, None, **_decided(result))
+        self._shadow.look(a, b, criterion, result)
         return result
 
     async def export(self, collection: str, subject: str) -> SubjectExport:

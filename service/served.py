@@ -46,6 +46,7 @@ class Served:
         self._lock = threading.RLock()
         self._leaving: list[tuple[float, Loaded]] = []
         self._looked: dict[str, float] = {}
+        self._also: str | None = None
 
     @property
     def default(self) -> Faces:
@@ -105,11 +106,15 @@ class Served:
         with self._lock:
             self._default = self._models[model_id]
 
+    def also_keep(self, contract_id: str | None) -> None:
+        """Keep the model of this contract loaded, whatever `keep` says; None: no longer."""
+        self._also = contract_id
+
     def keep(self, contract_ids: Collection[str]) -> None:
         """Give all others free, except for the default one; requests that have begun may finish."""
         with self._lock:
             for name, each in list(self._models.items()):
-                if each is not self._default and each.faces.model.contract_id not in contract_ids:
+                if each is not self._default and each.faces.model.contract_id not in (*contract_ids, self._also):
                     del self._models[name]
                     self._leaving.append((time.monotonic() + self._grace_s, each))
             due = [each for at, each in self._leaving if at <= time.monotonic()]

@@ -1,4 +1,4 @@
-"""Which model is served: activation, the way back, and the jobs that do both."""
+"""Which model is served: activation, the way back, the jobs that do both, and a candidate in shadow."""
 
 from typing import Annotated
 
@@ -8,7 +8,7 @@ from starlette.responses import Response
 from service.admin import ModelJobs
 from service.domain import Job
 from service.rest import openapi, render
-from service.rest.schemas import JobOptions, JobOut, JobsOut, NoOptions
+from service.rest.schemas import JobOptions, JobOut, JobsOut, NoOptions, ShadowOptions, ShadowOut
 
 _STORAGE = ("storage_full", "storage_unavailable", "overloaded")
 _CODES = ("invalid_bundle", "device_unavailable", *_STORAGE)
@@ -38,6 +38,24 @@ def router(models: ModelJobs) -> APIRouter:
         A collection that has faces without a crop stays on its model, which goes on being served for it.
         """
         return _accepted(await models.activate(model_id))
+
+    @routes.post(
+        "/models/{model_id}/shadow",
+        responses=openapi.answers(ShadowOut, "not_found", *_CODES),
+    )
+    async def begin_shadow(model_id: str, options: Annotated[ShadowOptions, Query()]) -> Response:
+        """Compare a share of the 1:1 decisions with those of a candidate. Nothing is answered from it."""
+        return render.Json((await models.begin_shadow(model_id, options.share)).document())
+
+    @routes.get("/models/shadow", responses=openapi.answers(ShadowOut, "not_found"))
+    async def shadow(_: Annotated[NoOptions, Query()]) -> Response:
+        """What the candidate would have decided so far."""
+        return render.Json(models.shadow().document())
+
+    @routes.delete("/models/shadow", responses=openapi.answers(ShadowOut, "not_found"))
+    async def end_shadow(_: Annotated[NoOptions, Query()]) -> Response:
+        """End it; the answer says for the last time what was found."""
+        return render.Json(models.end_shadow().document())
 
     @routes.get("/jobs", responses=openapi.answers(JobsOut, *_STORAGE))
     async def list_jobs(options: Annotated[JobOptions, Query()]) -> Response:

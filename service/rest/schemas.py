@@ -127,6 +127,12 @@ class JobOptions(_In):
     limit: int = Field(20, ge=1, le=1000, description="1..1000.")
 
 
+class ShadowOptions(_In):
+    """Query parameters of /models/{model_id}/shadow."""
+
+    share: float = Field(0.1, gt=0, le=1, description="Of 1:1 comparisons of two photos, above 0 and up to 1.")
+
+
 class ErrorDetail(BaseModel):
     """What went wrong."""
 
@@ -400,6 +406,22 @@ class JobOut(BaseModel):
     actor: str
     created_at: str
     updated_at: str
+
+
+class ShadowOut(BaseModel):
+    """A candidate beside the model that answers, since it was set."""
+
+    model_config = ConfigDict(protected_namespaces=())
+
+    model_id: str
+    share: float
+    compared: int
+    same: int
+    flipped_to_match: int = Field(description="Only the candidate would have matched.")
+    flipped_to_non_match: int = Field(description="Only the answer matched.")
+    failed: int = Field(description="The candidate gave no answer.")
+    left_out: int = Field(description="Too many were under way.")
+    mean_shift: float = Field(description="Of the cosine: the candidate's less the answer's.")
 
 
 class JobsOut(BaseModel):

@@ -197,3 +197,25 @@ def test_a_job_that_was_killed_is_gone_on_with_at_the_next_start(server: LiveSer
         job = ended(again.client, job_id)
         assert (job["state"], moved(job)["with-crops"]["state"]) == ("done", "switched")
         assert [found(again.client, "with-crops", number) for number in PEOPLE] == [NEW] * len(PEOPLE)
+
+
+def test_a_model_in_shadow_is_compared_and_answers_nothing(server: LiveServer) -> None:
+    client = server.client
+    assert client.get("/models/shadow").status_code == 404
+    began = client.post(f"/models/{NEW}/shadow", params={"share": 1}).json()
+    assert (began["model_id"], began["share"], began["compared"]) == (NEW, 1.0, 0)
+
+    for number in (1, 2, 3):
+        pair = {"image_a": photo(number), "image_b": photo(number + 1)}
+        assert client.post("/verify", files=pair).json()["model"]["id"] == OLD
+        wait_until(lambda seen=number: client.get("/models/shadow").json()["compared"] == seen)
+
+    found = client.get("/models/shadow").json()
+    assert found["same"] + found["flipped_to_match"] + found["flipped_to_non_match"] == 3
+    assert found["mean_shift"] != 0
+    assert "facesphere_shadow_compared 3.0" in client.get("/metrics").text
+    client.post("/verify", files=pair, params={"threshold": 0.5})  # at a threshold of one model's: nothing to compare
+    assert client.delete("/models/shadow").json()["compared"] == 3
+    assert client.get("/models/shadow").status_code == 404
+    refused = client.post(f"/models/{NEW}/shadow", params={"share": 0})
+    assert (refused.status_code, refused.json()["error"]["details"]["field"]) == (400, "share")
