@@ -64,10 +64,15 @@ class Activation:
         Raises:
             ModelNotFoundError: there is no embedder of that name.
             InvalidBundleError: it is damaged, or its signature is not one to trust.
-            InvalidRequestError: this server was started with one model by name.
+            InvalidRequestError: this server was started with one model by name, or this one has no calibration.
         """
         self._refuse_if_pinned()
         bundle = self._registry.resolve(KIND, model_id)
+        if bundle.manifest.calibration is None and self._served.default.calibration is not None:
+            raise InvalidRequestError(
+                f"model {model_id} has no calibration, so nothing could be decided at a rate: run facesphere-train "
+                "calibrate --apply"
+            )
         self._gallery.note(actor, "model.activate", model=model_id, contract=bundle.manifest.contract_id)
         return self._begin("activate", model_id, actor)
 

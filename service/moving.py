@@ -78,18 +78,40 @@ class Mover:
         target = self._faces.model
         if before == target:
             return {"state": "there", "model": target.id}
+        refusal = self._cannot_decide(before)
+        if refusal is not None:
+            return {"before": before.id, "state": "stays", "model": before.id, "reason": refusal}
         for _ in range(_PASSES):
             coverage = self._gallery.coverage(self._name, target.contract_id)
             about: dict[str, object] = {"before": before.id, "model": target.id, "faces": coverage.faces}
             if coverage.without_crop:
-                return {**about, "state": "stays", "model": before.id, "without_crop": coverage.without_crop}
+                reason = f"{coverage.without_crop} faces have no crop"
+                return {
+                    **about,
+                    "state": "stays",
+                    "model": before.id,
+                    "without_crop": coverage.without_crop,
+                    "reason": reason,
+                }
             if not self._embed(coverage.missing, coverage.faces):
                 return {**about, "state": "cancelled", "model": before.id}
             compared = self._compared(before)
             if self._gallery.switch(self._name, target, self._embed_last, self._watch.actor):
                 self._gallery.keep_contracts(self._name, [before.contract_id])
                 return {**about, "state": "switched", "agreement": compared}
-        return {**about, "state": "stays", "model": before.id, "without_crop": 0}
+        return {**about, "state": "stays", "model": before.id, "reason": "more are enrolled than can be embedded anew"}
+
+    def _cannot_decide(self, before: ModelInfo) -> str | None:
+        """Why the new model could not make the decisions that the old one makes, if it could not."""
+        settings, _ = self._gallery.collection_info(self._name)
+        old = self._served.loaded(before)
+        if old is not None and old.calibration is None and settings.target_fmr is None:
+            return None  # its callers state thresholds
+        try:
+            self._faces.decide(Criterion(), settings.target_fmr)
+        except (InvalidRequestError, CalibrationError) as error:
+            return error.message
+        return None
 
     def _embed(self, missing: int, faces: int) -> bool:
         """False if the job is over in the middle of it."""

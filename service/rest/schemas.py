@@ -388,6 +388,7 @@ class MovedOut(BaseModel):
     without_crop: int | None = Field(
         None, description="Faces that must be enrolled again: they cannot be embedded anew."
     )
+    reason: str | None = Field(None, description="Why it stays on its model.")
     agreement: AgreementOut | None = None
 
 

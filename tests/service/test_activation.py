@@ -12,6 +12,7 @@ from activation import NEW, OLD, activate, ended, enrol, found, identify, moved,
 from click.testing import CliRunner
 from live_server import LiveServer, live_server, wait_until
 
+from models.registry import Registry
 from service.__main__ import main
 
 PEOPLE = range(6)
@@ -162,6 +163,39 @@ def test_a_server_serves_every_collection_after_a_restart_as_before(server: Live
         assert [found(again.client, "with-crops", number) for number in PEOPLE] == [OLD] * len(PEOPLE)
 
 
+def test_servers_that_share_a_registry_follow_a_promotion(models_dir: Path, tmp_path: Path) -> None:
+    two_models(models_dir, tmp_path / "models")
+    shared = str(tmp_path / "models")
+    with live_server(tmp_path / "a", models_dir=shared) as a, live_server(tmp_path / "b", models_dir=shared) as b:
+        for each in (a, b):
+            put(each.client, "people")
+            assert enrol(each.client, "people", 1).status_code == 201
+
+        activate(a.client, NEW)
+
+        wait_until(lambda: b.client.get("/collections/people").json()["model"]["id"] == NEW)
+        assert [found(each.client, "people", 1) for each in (a, b)] == [NEW, NEW]
+        assert [_default(each.client) for each in (a, b)] == [NEW, NEW]
+
+
+def test_a_collection_whose_rate_the_new_model_cannot_meet_stays(server: LiveServer, data: Path) -> None:
+    registry = Registry(data / "models")
+    manifest = registry.manifest(NEW)
+    assert manifest.calibration is not None
+    points = tuple(each for each in manifest.calibration.points if each.fmr >= 9e-4)
+    assert len(points) < len(manifest.calibration.points)
+    calibration = manifest.calibration.model_copy(update={"points": points, "tail": None})
+    registry.replace_manifest(manifest.model_copy(update={"calibration": calibration}))
+    settings = {"purpose": "test", "store_crops": True, "target_fmr": 5e-4}
+    assert server.client.put("/collections/with-crops", json=settings).status_code == 200
+
+    there = moved(activate(server.client, NEW))["with-crops"]
+
+    assert (there["state"], there["model"]) == ("stays", OLD)
+    assert "0.0005" in there["reason"]
+    assert found(server.client, "with-crops", 1) == OLD
+
+
 def test_what_cannot_be_activated_is_refused_and_changes_nothing(server: LiveServer, data: Path) -> None:
     client = server.client
     bundles = data / "models" / "bundles"
@@ -178,6 +212,17 @@ def test_what_cannot_be_activated_is_refused_and_changes_nothing(server: LiveSer
     assert client.get("/jobs/nobody").status_code == 404
     assert client.get("/jobs").json() == {"jobs": []}
     assert _default(client) == OLD
+
+
+def test_a_model_without_calibration_is_not_activated(server: LiveServer, data: Path) -> None:
+    registry = Registry(data / "models")
+    registry.replace_manifest(registry.manifest(NEW).model_copy(update={"calibration": None}))
+
+    answer = server.client.post(f"/models/{NEW}/activate")
+
+    assert answer.status_code == 400
+    assert "facesphere-train calibrate" in answer.json()["error"]["message"]
+    assert _default(server.client) == OLD
 
 
 def test_a_server_that_was_started_with_a_model_by_name_serves_no_other(data: Path) -> None:
