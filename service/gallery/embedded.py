@@ -30,7 +30,7 @@ from service.domain import (
     TwoVectors,
     Vector,
 )
-from service.errors import StorageError
+from service.errors import GalleryUnavailableError, StorageError
 from service.gallery.contract import LAST, SYSTEM, Erased, Match, same_contract
 from service.gallery.folder import lock, refuse_moved, remove_scratch
 from service.gallery.index import ExactIndex
@@ -67,6 +67,7 @@ class EmbeddedGallery:
             StorageError: another process uses the folder, or its files are damaged or not of these keys.
         """
         self._lock_file = lock(folder)
+        self._given_up = False
         self._writing = threading.Lock()
         self._indexes: dict[str, ExactIndex] = {}
         self._others: dict[tuple[str, str], ExactIndex] = {}  # by collection and contract: not what is searched
@@ -88,6 +89,10 @@ class EmbeddedGallery:
             self._finish_erasing()  # an earlier process was stopped before it could
             self._build_indexes()
             undo.pop_all()
+
+    def give_up(self) -> None:
+        """End the making of indexes."""
+        self._given_up = True
 
     def close(self) -> None:
         """Close the files and give the folder free; what the next start is spared by is written first."""
@@ -330,6 +335,8 @@ class EmbeddedGallery:
                     return
                 index.add(numbers, vectors)
                 last = numbers[-1]
+            if self._given_up:
+                raise GalleryUnavailableError("the server is being stopped; nothing was changed")
 
     def _add_to_other(self, collection: str, model: ModelInfo, added: Sequence[tuple[int, Vector]]) -> None:
         index = self._others.get((collection, model.contract_id))

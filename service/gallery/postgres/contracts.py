@@ -127,6 +127,25 @@ class Contracts:
                 if contract_id not in (row.model.contract_id, *contract_ids):
                     self._vectors.forget(row, contract_id, place)
 
+    def other_vectors_of(self, collection: str, subject: str) -> dict[str, dict[str, Vector]]:
+        """By contract other than the collection's: the vectors of a person's faces, by face_id.
+
+        Raises:
+            NotFoundError: no such collection or person.
+        """
+        others: dict[str, dict[str, Vector]] = {}
+        with self._database.snapshot():
+            row = self._records.look_up(collection)
+            person = self._records.look_up_subject(row, subject)
+            cipher = self._keyring.cipher(row.uid)
+            for contract, place in self._vectors.places(row).items():
+                if contract != row.model.contract_id:
+                    faces = self._records.faces_of(row, person, f", {place.vector}")
+                    there = [(face, sealed) for face, (sealed,) in faces if sealed is not None]
+                    if there:
+                        others[contract] = {f.face_id: vector_under(contract, f, sealed, cipher) for f, sealed in there}
+        return others
+
     def near(self, collection: str, contract_id: str) -> bool:
         """Whether a change of the model would succeed: looked up without keeping anybody waiting."""
         return _near(self.coverage(collection, contract_id))

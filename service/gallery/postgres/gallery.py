@@ -145,6 +145,10 @@ class PostgresGallery:
             self.indexes.start()
             undo.pop_all()
 
+    def give_up(self) -> None:
+        """End the building of indexes; the next server begins anew."""
+        self.indexes.close()
+
     def close(self) -> None:
         """Stop what runs beside, and close all connections."""
         self.indexes.close()
@@ -315,7 +319,8 @@ class PostgresGallery:
             person = self._records.subject(collection, subject)
             vectors = dict(self._records.vectors_of(collection, None, subject))
             crops = self._records.crops_of(collection, subject)
-        return SubjectExport(collection, row.settings.purpose, person, vectors, crops, row.model)
+            others = self._contracts.other_vectors_of(collection, subject)
+        return SubjectExport(collection, row.settings.purpose, person, vectors, crops, row.model, others)
 
 
 def _twice(read: Callable[[], T]) -> T:

@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import threading
+import time
 import zlib
 from collections.abc import Iterator
 
@@ -24,6 +25,7 @@ LOOK_EVERY_S = 60.0
 _LINKS, _WIDTH = 16, 100
 _BUILDING = zlib.crc32(b"facesphere index")  # the first half of an advisory lock, a table's number is the other
 _LONGEST_BUILD_S = 86_400.0
+_LONGEST_STOP_S = 5.0
 
 
 class Indexes:
@@ -49,9 +51,12 @@ class Indexes:
         """Stop; what is being built is given up, and begun anew by the next server that looks."""
         self._stopped = True
         self._wake.set()
-        for busy in list(self._busy):
-            with contextlib.suppress(psycopg.Error):
-                busy.cancel_safe(timeout=2)
+        end = time.monotonic() + _LONGEST_STOP_S
+        while (busy := list(self._busy)) and time.monotonic() < end:  # again: it may have come between two statements
+            for each in busy:
+                with contextlib.suppress(psycopg.Error):
+                    each.cancel_safe(timeout=2)
+            time.sleep(0.05)
         if self._thread.is_alive():
             self._thread.join()
 

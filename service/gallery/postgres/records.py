@@ -82,7 +82,7 @@ class Records:
         with self._database.snapshot():
             row = self.look_up(collection)
             person = self.look_up_subject(row, name)
-            faces = [face for face, _ in self._faces(row, person, "")]
+            faces = [face for face, _ in self.faces_of(row, person, "")]
         return Subject(name, person.created_at, [stored(face) for face in faces])
 
     def subjects(self, collection: str, after: str, limit: int) -> Page:
@@ -105,7 +105,7 @@ class Records:
             row = self.look_up(collection)
             if contract_id is not None:
                 same_contract(row.name, row.model, contract_id)
-            faces = self._faces(row, self.look_up_subject(row, subject), f", {row.place.vector}")
+            faces = self.faces_of(row, self.look_up_subject(row, subject), f", {row.place.vector}")
         cipher = self._keyring.cipher(row.uid)
         return [(face.face_id, opened_vector(face, sealed, row, cipher)) for face, (sealed,) in faces]
 
@@ -113,7 +113,7 @@ class Records:
         """The stored crop, a PNG, of each face of a person that has one, by face_id."""
         with self._database.snapshot():
             row = self.look_up(collection)
-            faces = self._faces(row, self.look_up_subject(row, subject), ", f.crop")
+            faces = self.faces_of(row, self.look_up_subject(row, subject), ", f.crop")
         cipher = self._keyring.cipher(row.uid)
         return {
             face.face_id: cipher.open(bytes(crop), crop_context(face.face_id))
@@ -160,7 +160,8 @@ class Records:
             yield from rows
             last = rows[-1][0]
 
-    def _faces(self, row: CollectionRow, person: SubjectRow, more: str) -> list[tuple[FaceRow, Row]]:
+    def faces_of(self, row: CollectionRow, person: SubjectRow, more: str) -> list[tuple[FaceRow, Row]]:
+        """Faces of a person, oldest first, with more columns of each."""
         rows = self._database.read(
             f"SELECT {FACE}{more} FROM faces_{row.id} f WHERE f.subject = %s ORDER BY f.id",  # noqa: S608
             (person.id,),
