@@ -13,7 +13,7 @@ from engines import Embedded, Engine, Postgres
 from enrolment import MODEL, new_face, units
 
 from service.domain import CollectionSettings, Coverage, ModelInfo, NewFace, StoredCrop
-from service.errors import ContractMismatchError, NotFoundError, StorageError
+from service.errors import ContractMismatchError, GalleryUnavailableError, NotFoundError, StorageError
 from service.gallery import snapshots
 from service.gallery.contract import LAST, Gallery
 from service.gallery.embedded import EmbeddedGallery
@@ -447,7 +447,16 @@ def test_an_export_tells_the_vectors_of_the_model_that_is_used(gallery: Gallery)
 
     for model in (NEW, OLD):
         _change(gallery, model)
+        other = OLD if model == NEW else NEW
         document = gallery.export("lab", "Ann")
+        assert {contract: set(each) for contract, each in document.others.items()} == {
+            other.contract_id: {
+                face for number, face in zip([1, 2, 3, 7], ids["Ann"], strict=True) if number < 7 or model == OLD
+            }
+        }
+        np.testing.assert_array_equal(
+            document.others[other.contract_id][ids["Ann"][0]], _vector((1).to_bytes(4), other)
+        )
         assert (document.model, [face.face_id for face in document.subject.faces]) == (model, ids["Ann"])
         assert list(document.vectors) == ids["Ann"]
         for number, face in zip([1, 2, 3, 7], ids["Ann"], strict=True):
@@ -581,6 +590,19 @@ def test_an_index_that_is_dropped_while_the_model_is_being_changed_is_made_again
         assert gallery.switch("lab", NEW, Network(NEW))
 
         _is_on(gallery, NEW, PEOPLE, [OLD])
+
+
+def test_an_index_that_is_being_made_is_given_up_when_the_program_is_to_end(tmp_path: Path) -> None:
+    with closing(Embedded(tmp_path).open()) as gallery:
+        gallery.put_collection("lab", KEEPING_CROPS, OLD)
+        _enrol(gallery, PEOPLE)
+        _cover(gallery, NEW)
+
+        gallery.give_up()
+
+        with pytest.raises(GalleryUnavailableError):
+            gallery.switch("lab", NEW, Network(NEW))
+        _is_on(gallery, OLD, PEOPLE, [NEW])
 
 
 def test_faces_covered_while_their_index_is_being_made_are_in_it(

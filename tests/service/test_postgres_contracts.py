@@ -5,11 +5,13 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 
+import activation
 import numpy as np
 import psycopg
 import pytest
 from engines import Postgres
 from enrolment import MODEL, new_face, units
+from live_server import live_server
 from postgres_server import Cluster
 
 from service.domain import CollectionSettings, Coverage, ModelInfo, StoredCrop
@@ -335,8 +337,9 @@ def test_an_index_that_cannot_be_built_leaves_the_model_as_it_was(
     assert _finds(gallery, OLD, 1)
 
 
-def test_a_collection_can_be_erased_while_it_is_indexed_for_another_model(
-    home: Postgres, gallery: PostgresGallery, other: PostgresGallery, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("end", ["the collection is erased", "the server is stopped"])
+def test_a_change_of_the_model_that_is_waiting_for_its_index_can_be_ended(
+    home: Postgres, gallery: PostgresGallery, other: PostgresGallery, monkeypatch: pytest.MonkeyPatch, end: str
 ) -> None:
     crops = gallery.uncovered("lab", NEW.contract_id, 0, 100)
     gallery.cover("lab", NEW, {each.face_id: _vector(each.crop[0], NEW) for each in crops})
@@ -358,11 +361,21 @@ def test_a_collection_can_be_erased_while_it_is_indexed_for_another_model(
         while not home.execute("SELECT 1 FROM pg_stat_progress_create_index"):
             thread.join(0.02)
 
-        assert len(other.erase("lab").face_ids) == FACES
+        if end == "the server is stopped":
+            gallery.give_up()
+            thread.join()  # while the reader is still there
+        else:
+            assert len(other.erase("lab").face_ids) == FACES
 
     thread.join()
     assert isinstance(outcomes[0], GalleryUnavailableError | NotFoundError)
-    assert (other.collections(), _tables(home)) == ([], 0)
+    if end == "the server is stopped":
+        assert _finds(other, OLD, 1)
+        monkeypatch.undo()
+        assert other.switch("lab", NEW, _network(NEW))  # what was left of the index is in nobody's way
+        assert _finds(other, NEW, 1)
+    else:
+        assert (other.collections(), _tables(home)) == ([], 0)
 
 
 # --- what others may do to the tables
@@ -410,3 +423,27 @@ def test_no_vector_under_another_contract_lies_in_the_files_of_the_database_as_i
     assert all(any(needle[:64] in content for content in files) for needle in sealed)  # else the next proves nothing
     plain = [_vector(n, NEW).astype(kind).tobytes() for n in (*range(FACES), 100) for kind in ("<f4", "<f2", "<f8")]
     assert not any(needle in content for needle in plain for content in files)
+
+
+# --- a server
+
+
+def test_a_server_on_postgresql_activates_a_model_and_goes_back(
+    models_dir: Path, tmp_path: Path, home: Postgres
+) -> None:
+    activation.two_models(models_dir, tmp_path / "data" / "models")
+    with live_server(tmp_path / "data", gallery_url=home.url) as server:
+        client = server.client
+        activation.put(client, "lab")
+        for number in range(3):
+            assert activation.enrol(client, "lab", number).status_code == 201
+
+        job = activation.activate(client, activation.NEW)
+
+        assert activation.moved(job)["lab"]["state"] == "switched"
+        assert activation.enrol(client, "lab", 3).status_code == 201
+        assert {activation.found(client, "lab", number) for number in range(4)} == {activation.NEW}
+        answer = client.post("/models/rollback")
+        assert answer.status_code == 202
+        assert activation.ended(client, answer.json()["id"])["state"] == "done"
+        assert {activation.found(client, "lab", number) for number in range(4)} == {activation.OLD}
