@@ -54,6 +54,7 @@ class Activation:
     def close(self) -> None:
         """Stop; a job under way is gone on with by the next program."""
         self.stopped.set()
+        self._gallery.give_up()
         self._wake.set()
         if self._thread.is_alive():
             self._thread.join()

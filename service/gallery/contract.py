@@ -142,6 +142,13 @@ class Gallery(Protocol):
         """What is done about models."""
         ...
 
+    def give_up(self) -> None:
+        """End what takes long and can be begun anew, such as the making of an index: the program is about to end.
+
+        A call that waits for it is a GalleryUnavailableError that changed nothing.
+        """
+        ...
+
     def close(self) -> None:
         """Finish and give everything free."""
         ...

@@ -30,7 +30,7 @@ from service.domain import (
     TwoVectors,
     Vector,
 )
-from service.errors import StorageError
+from service.errors import GalleryUnavailableError, StorageError
 from service.gallery.contract import LAST, SYSTEM, Erased, Match, same_contract
 from service.gallery.folder import lock, refuse_moved, remove_scratch
 from service.gallery.index import ExactIndex
@@ -42,6 +42,7 @@ from service.security.keyfolder import KeyFolder
 log = logging.getLogger("facesphere.gallery")
 SWEEP_CHUNK = 1000  # faces erased while others wait
 _INDEXED_AT_ONCE = 512  # vectors that go into the index of another contract while others wait
+_ATTEMPTS = 5  # at an index of another contract, beside which others cover and drop contracts
 
 
 class EmbeddedGallery:
@@ -66,6 +67,7 @@ class EmbeddedGallery:
             StorageError: another process uses the folder, or its files are damaged or not of these keys.
         """
         self._lock_file = lock(folder)
+        self._given_up = False
         self._writing = threading.Lock()
         self._indexes: dict[str, ExactIndex] = {}
         self._others: dict[tuple[str, str], ExactIndex] = {}  # by collection and contract: not what is searched
@@ -87,6 +89,10 @@ class EmbeddedGallery:
             self._finish_erasing()  # an earlier process was stopped before it could
             self._build_indexes()
             undo.pop_all()
+
+    def give_up(self) -> None:
+        """End the making of indexes."""
+        self._given_up = True
 
     def close(self) -> None:
         """Close the files and give the folder free; what the next start is spared by is written first."""
@@ -266,22 +272,21 @@ class EmbeddedGallery:
             NotFoundError: no such collection.
             StorageFullError: no room; nothing was changed.
         """
-        if self._records.model_of(collection).contract_id != model.contract_id:
+        for _ in range(_ATTEMPTS):
             self._index_other(collection, model)
-        with self._writing:
-            coverage = self._records.coverage(collection, model.contract_id)
-            if coverage.missing > LAST or coverage.without_crop:
-                return False
-            last = self._records.uncovered(collection, model.contract_id, 0, LAST) if coverage.missing else []
-            vectors = embed(last) if last else []
-            found = {crop.face_id: vector for crop, vector in zip(last, vectors, strict=True)}
-            others = self._others.get((collection, model.contract_id))
-            if others is not None and len(others) + len(last) != len(self._index(collection, model)):
-                del self._others[collection, model.contract_id]  # made anew by the next attempt
-                return False
-            with self._snapshots.erasing():
-                self._switch(collection, model, found, actor)
-        return True
+            with self._writing:
+                coverage = self._records.coverage(collection, model.contract_id)
+                if coverage.missing > LAST or coverage.without_crop:
+                    return False
+                if not self._index_is_whole(collection, model, coverage):
+                    continue
+                last = self._records.uncovered(collection, model.contract_id, 0, LAST) if coverage.missing else []
+                vectors = embed(last) if last else []
+                found = {crop.face_id: vector for crop, vector in zip(last, vectors, strict=True)}
+                with self._snapshots.erasing():
+                    self._switch(collection, model, found, actor)
+                return True
+        return False
 
     def keep_contracts(self, collection: str, contract_ids: Sequence[str]) -> None:
         """Erase vectors under other contracts than these and the collection's own."""
@@ -304,9 +309,21 @@ class EmbeddedGallery:
         old, self._indexes[collection] = self._index(collection, before), new
         self._others[collection, before.contract_id] = old  # for the way back
 
+    def _index_is_whole(self, collection: str, model: ModelInfo, coverage: Coverage) -> bool:
+        """Whether the index of another contract holds all that is covered. It does not if somebody was covered behind
+        the place that its making had come to, or if it was dropped meanwhile; then it is to be made anew."""
+        if self._records.model_of(collection).contract_id == model.contract_id:
+            return True
+        index = self._others.get((collection, model.contract_id))
+        if index is not None and len(index) == coverage.faces - coverage.missing:
+            return True
+        self._others.pop((collection, model.contract_id), None)
+        return False
+
     def _index_other(self, collection: str, model: ModelInfo) -> None:
         """The index of vectors under another contract, made of the records if it is not there."""
-        if (collection, model.contract_id) in self._others:
+        own = self._records.model_of(collection).contract_id == model.contract_id
+        if own or (collection, model.contract_id) in self._others:
             return
         index, last = ExactIndex(model.dimension, model.contract_id), 0
         while True:
@@ -318,6 +335,8 @@ class EmbeddedGallery:
                     return
                 index.add(numbers, vectors)
                 last = numbers[-1]
+            if self._given_up:
+                raise GalleryUnavailableError("the server is being stopped; nothing was changed")
 
     def _add_to_other(self, collection: str, model: ModelInfo, added: Sequence[tuple[int, Vector]]) -> None:
         index = self._others.get((collection, model.contract_id))

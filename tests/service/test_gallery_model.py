@@ -1,4 +1,4 @@
-"""Any history of calls against a model of three dictionaries: same answers, before and after a restart."""
+"""Any history of calls against a model of a few dictionaries: same answers, before and after a restart."""
 
 import tempfile
 from contextlib import suppress
@@ -21,22 +21,31 @@ from hypothesis.stateful import (
 )
 from postgres_server import Cluster
 
-from service.domain import CollectionSettings
-from service.errors import NotFoundError
+from service.domain import CollectionSettings, Coverage, ModelInfo, NewFace
+from service.errors import ContractMismatchError, NotFoundError
 from service.gallery import snapshots
 
 COLLECTIONS = st.sampled_from(["lab", "gate"])
 PEOPLE = st.sampled_from(["Ann", "Bob", "Cid", "Zoë"])
-VECTORS = units(5, 60)
+MODELS = {
+    model.id: model for model in (MODEL, ModelInfo("wide", "1" * 16, 24), ModelInfo("same size", "2" * 16, DIMENSION))
+}
+VECTORS = {name: units(5 + place, 60, model.dimension) for place, (name, model) in enumerate(MODELS.items())}
+NAMES = st.sampled_from(sorted(MODELS))
 
 
 class GalleryModel(RuleBasedStateMachine):
-    """`people`: by collection and name, face_id to vector."""
+    """`people`: by collection and name, face_id to the number of a photo, of which each model makes a vector. `models`:
+    which one a collection is on; `covered`: by collection and model, which faces have a vector; `enrolled`: the model
+    that a face was enrolled with."""
 
     def __init__(self) -> None:
         super().__init__()
         self.folder = tempfile.TemporaryDirectory()
-        self.people: dict[str, dict[str, dict[str, np.ndarray]]] = {}
+        self.people: dict[str, dict[str, dict[str, int]]] = {}
+        self.models: dict[str, ModelInfo] = {}
+        self.covered: dict[str, dict[str, set[str]]] = {}
+        self.enrolled: dict[str, str] = {}
 
     def engine_in(self, folder: Path) -> Engine:
         """A place for an empty gallery."""
@@ -57,20 +66,54 @@ class GalleryModel(RuleBasedStateMachine):
 
     @rule(name=COLLECTIONS, purpose=st.sampled_from(["door", "till"]))
     def put(self, name: str, purpose: str) -> None:
-        _, created = self.gallery.put_collection(name, CollectionSettings(purpose), MODEL)
+        settings = CollectionSettings(purpose, store_crops=True)
+        _, created = self.gallery.put_collection(name, settings, MODEL)
         assert created == (name not in self.people)
-        self.people.setdefault(name, {})
+        if created:
+            self.people[name], self.models[name], self.covered[name] = {}, MODEL, {each: set() for each in MODELS}
 
-    @rule(name=COLLECTIONS, person=PEOPLE, chosen=st.lists(st.integers(0, 59), min_size=1, max_size=3))
-    def enrol(self, name: str, person: str, chosen: list[int]) -> None:
-        faces = [new_face(VECTORS[number]) for number in chosen]
+    @rule(name=COLLECTIONS, person=PEOPLE, chosen=st.lists(st.integers(0, 59), min_size=1, max_size=3), named=NAMES)
+    def enrol(self, name: str, person: str, chosen: list[int], named: str) -> None:
+        model = self.models.get(name, MODEL)
         if name not in self.people:
             with pytest.raises(NotFoundError):
-                self.gallery.enrol(name, MODEL.contract_id, person, faces)
+                self.gallery.enrol(name, model.contract_id, person, _faces(chosen, model))
             return
-        stored = self.gallery.enrol(name, MODEL.contract_id, person, faces)
-        new = {face.face_id: VECTORS[number] for face, number in zip(stored, chosen, strict=True)}
+        if model.id != named:
+            with pytest.raises(ContractMismatchError):
+                self.gallery.enrol(name, MODELS[named].contract_id, person, _faces(chosen, MODELS[named]))
+        stored = self.gallery.enrol(name, model.contract_id, person, _faces(chosen, model))
+        new = {face.face_id: number for face, number in zip(stored, chosen, strict=True)}
         self.people[name].setdefault(person, {}).update(new)
+        self.covered[name][model.id] |= set(new)
+        self.enrolled |= dict.fromkeys(new, model.id)
+
+    @precondition(lambda self: self.people)
+    @rule(name=COLLECTIONS, named=NAMES, limit=st.integers(1, 8))
+    def cover(self, name: str, named: str, limit: int) -> None:
+        if name in self.people:
+            crops = self.gallery.uncovered(name, MODELS[named].contract_id, 0, limit)
+            assert len(crops) == min(limit, len(self._faces_of(name)) - len(self._covered(name, named)))
+            self.gallery.cover(name, MODELS[named], {each.face_id: VECTORS[named][each.crop[0]] for each in crops})
+            self.covered[name][named] |= {each.face_id for each in crops}
+
+    @precondition(lambda self: self.people)
+    @rule(name=COLLECTIONS, named=NAMES)
+    def switch(self, name: str, named: str) -> None:
+        if name in self.people:
+            model = MODELS[named]
+            assert self.gallery.switch(name, model, lambda crops: [VECTORS[named][each.crop[0]] for each in crops])
+            self.models[name] = model
+            self.covered[name][named] |= set(self._faces_of(name))
+
+    @precondition(lambda self: self.people)
+    @rule(name=COLLECTIONS, kept=st.sets(NAMES, max_size=2))
+    def keep_contracts(self, name: str, kept: set[str]) -> None:
+        if name in self.people:
+            self.gallery.keep_contracts(name, [MODELS[each].contract_id for each in kept])
+            for model, faces in self.covered[name].items():
+                if model not in {*kept, self.models[name].id}:
+                    faces &= {face for face, by in self.enrolled.items() if by == model}
 
     @rule(name=COLLECTIONS, person=PEOPLE)
     def erase_person(self, name: str, person: str) -> None:
@@ -98,9 +141,10 @@ class GalleryModel(RuleBasedStateMachine):
     @rule(probe=st.integers(0, 59), limit=st.integers(1, 5))
     def search(self, probe: int, limit: int) -> None:
         for name, people in self.people.items():
-            found, size = self.gallery.search(name, MODEL.contract_id, VECTORS[probe], limit)
+            model, vectors = self.models[name], VECTORS[self.models[name].id]
+            found, size = self.gallery.search(name, model.contract_id, vectors[probe], limit)
             best = {
-                person: max(float(vector @ VECTORS[probe]) for vector in faces.values())
+                person: max(float(vectors[number] @ vectors[probe]) for number in faces.values())
                 for person, faces in people.items()
                 if faces
             }
@@ -132,10 +176,24 @@ class GalleryModel(RuleBasedStateMachine):
             assert {each.name: each.faces for each in self.gallery.subjects(name, "", 100).subjects} == {
                 person: len(faces) for person, faces in people.items()
             }
-        with suppress(NotFoundError):
-            for face_id, vector in self.gallery.vectors_of("lab", MODEL.contract_id, "Ann"):
-                np.testing.assert_array_equal(vector, self.people["lab"]["Ann"][face_id])
-                assert vector.shape == (DIMENSION,)
+            model = self.models[name]
+            assert self.gallery.collection(name).model == model
+            for each in MODELS.values():
+                faces, covered = len(self._faces_of(name)), len(self._covered(name, each.id))
+                assert self.gallery.coverage(name, each.contract_id) == Coverage(faces, faces - covered, 0)
+            with suppress(NotFoundError):
+                for face_id, vector in self.gallery.vectors_of(name, model.contract_id, "Ann"):
+                    np.testing.assert_array_equal(vector, VECTORS[model.id][people["Ann"][face_id]])
+
+    def _faces_of(self, name: str) -> list[str]:
+        return [face for faces in self.people[name].values() for face in faces]
+
+    def _covered(self, name: str, model: str) -> set[str]:
+        return self.covered[name][model] & set(self._faces_of(name))
+
+
+def _faces(chosen: list[int], model: ModelInfo) -> list[NewFace]:
+    return [new_face(VECTORS[model.id][number], crop=bytes([number])) for number in chosen]
 
 
 def _histories(examples: int) -> settings:

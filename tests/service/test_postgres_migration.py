@@ -17,6 +17,7 @@ from postgres_server import Cluster
 
 from service.domain import CollectionSettings, ModelInfo
 from service.errors import StorageError
+from service.gallery.embedded import EmbeddedGallery
 from service.gallery.folder import MOVED
 from service.gallery.postgres.gallery import PostgresGallery
 from service.security.keys import KeyGrant
@@ -32,6 +33,7 @@ def _fill(folder: Path, people: int) -> None:
         gallery.put_collection("door", DOOR, MODEL)
         gallery.put_collection("gate", SETTINGS, OTHER)
         gallery.put_collection("empty", SETTINGS, MODEL)
+        _fill_switched(gallery)
         for number in range(people):
             crop = bytes([number % 256]) * 50 if number % 3 else None
             faces = [new_face(vector, number / people, f"form {number}", crop) for vector in units(number, 2)]
@@ -42,6 +44,14 @@ def _fill(folder: Path, people: int) -> None:
         gallery.keys.create(KeyGrant("camera", frozenset({"identify"}), frozenset({"door"})), "cli")
         key, _ = gallery.keys.create(KeyGrant("old", frozenset({"admin"})), "cli")
         gallery.keys.revoke(key.id, "cli")
+
+
+def _fill_switched(gallery: EmbeddedGallery) -> None:
+    """A collection with a face from before a change of its model, and one from after it."""
+    gallery.put_collection("switched", DOOR, MODEL)
+    gallery.enrol("switched", CONTRACT, "Ann", [new_face(units(1, 1)[0], crop=b"Ann")])
+    assert gallery.switch("switched", OTHER, lambda crops: list(units(3, len(crops), 8)))
+    gallery.enrol("switched", OTHER.contract_id, "Bob", [new_face(units(4, 1, 8)[0], crop=b"Bob")])
 
 
 def _migrate(folder: Path, url: str) -> subprocess.Popen[str]:
@@ -95,9 +105,12 @@ def test_a_gallery_is_copied_with_its_keys_and_is_the_same(tmp_path: Path, clust
     assert run.returncode == 0, err
     assert "door: 30 people, 60 faces, digest " in out
     assert "gate: 2 people, 3 faces, digest " in out
+    assert "switched: 2 people, 2 faces, digest " in out
     _same(folder, url)
     with closing(PostgresGallery(url, keys_of(folder).vault.master)) as gallery:
         first = gallery.audit.page(2, 1)[0]
+        assert gallery.switch("switched", MODEL, lambda crops: list(units(5, len(crops))))
+        assert gallery.search("switched", CONTRACT, units(5, 2)[0], 1)[0][0].subject == "Ann"
     assert first["event"] == "store.migrate"
     assert (first["detail"]["entry"], first["detail"]["tag"]) == (newest[0], newest[1].hex())
 

@@ -8,7 +8,7 @@ import random
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,12 +17,13 @@ import httpx
 import numpy as np
 import pytest
 from engines import Postgres
-from enrolment import MODEL, SETTINGS, new_faces, units
+from enrolment import MODEL, SETTINGS, new_face, new_faces, units
 from galleries import keys_of
 from live_server import LiveServer, live_server, wait_until
 from postgres_server import Cluster, clusters
 
-from service.errors import NotFoundError
+from service.domain import CollectionSettings, ModelInfo, StoredCrop
+from service.errors import ContractMismatchError, NotFoundError
 from service.gallery.postgres.gallery import PostgresGallery
 
 CONTRACT = MODEL.contract_id
@@ -139,6 +140,46 @@ def test_what_another_server_has_changed_is_known_too(
             assert _answered(replicated) == before
         finally:
             pair[1].execute("SELECT pg_wal_replay_resume()")
+
+
+def test_a_replica_that_is_late_answers_by_no_model_but_the_one_the_collection_is_on(
+    replicated: PostgresGallery, pair: tuple[Cluster, Cluster]
+) -> None:
+    new = ModelInfo("better-model", "fedcba9876543210", MODEL.dimension)
+    replicated.put_collection("lab", CollectionSettings("p", store_crops=True), MODEL)
+    vectors = {name: units(number, 1)[0] for number, name in enumerate(["Ann", "Bob", "Cid"])}
+    others = {name: units(100 + number, 1)[0] for number, name in enumerate(vectors)}
+
+    def search(model: ModelInfo, name: str) -> tuple[str, float]:
+        probe = (vectors if model == MODEL else others)[name]
+        best = replicated.search("lab", model.contract_id, probe, 3)[0][0]
+        return best.subject, best.similarity
+
+    def embed(model: ModelInfo) -> Callable[[Sequence[StoredCrop]], list[np.ndarray]]:
+        made = vectors if model == MODEL else others
+        return lambda crops: [made[each.crop.decode()] for each in crops]
+
+    for name in ("Ann", "Bob"):
+        replicated.enrol("lab", CONTRACT, name, [new_face(vectors[name], crop=name.encode())])
+    wait_until(lambda: search(MODEL, "Ann")[0] == "Ann" and _answered(replicated) > 0)
+    pair[1].execute("SELECT pg_wal_replay_pause()")
+    wait_until(lambda: pair[1].execute("SELECT pg_get_wal_replay_pause_state()") == [("paused",)])
+    try:
+        before = _answered(replicated)
+        assert replicated.switch("lab", new, embed(new))
+        assert search(new, "Ann") == ("Ann", pytest.approx(1, abs=1e-5))
+        with pytest.raises(ContractMismatchError):
+            search(MODEL, "Ann")
+        replicated.enrol("lab", new.contract_id, "Cid", [new_face(others["Cid"], crop=b"Cid")])
+        assert replicated.switch("lab", MODEL, embed(MODEL))
+        assert search(MODEL, "Cid") == ("Cid", pytest.approx(1, abs=1e-5))
+        assert replicated.switch("lab", new, embed(new))
+        replicated.keep_contracts("lab", [])
+        assert _answered(replicated) == before
+    finally:
+        pair[1].execute("SELECT pg_wal_replay_resume()")
+    wait_until(lambda: search(new, "Cid")[0] == "Cid" and _answered(replicated) > before)
+    assert [search(new, name) for name in others] == [(name, pytest.approx(1, abs=1e-5)) for name in others]
 
 
 def test_a_replica_that_is_gone_is_missed_by_nobody_and_found_again(

@@ -8,20 +8,27 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 
-import numpy as np
-
 from service.domain import CollectionSettings, ModelInfo, NewFace, StoredFace
 from service.errors import NotFoundError
-from service.gallery.contract import SYSTEM
+from service.gallery.contract import SYSTEM, same_contract
 from service.gallery.postgres.database import Database, Witness
 from service.gallery.postgres.keyring import Keyring
-from service.gallery.postgres.records import Records, same_contract
-from service.gallery.postgres.rows import FACE_COLUMNS, SUBJECT, Tally, checked_subject, stored, with_tally
+from service.gallery.postgres.records import Records
+from service.gallery.postgres.rows import (
+    FACE_COLUMNS,
+    SUBJECT,
+    CollectionRow,
+    Tally,
+    checked_subject,
+    stored,
+    with_tally,
+)
 from service.gallery.postgres.schema import make_partition
 from service.gallery.postgres.trail import PostgresTrail
-from service.gallery.sealing import CollectionRow, FaceRow, SubjectRow, crop_context, vector_context
+from service.gallery.postgres.vectors import Vectors
+from service.gallery.sealing import FaceRow, SubjectRow, crop_context
 
-_WRITING = " FOR NO KEY UPDATE"
+WRITING = " FOR NO KEY UPDATE"
 _ERASING = " FOR UPDATE"
 _INSERT_FACE = f"({FACE_COLUMNS}) VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s::halfvec, %s, %s)"
 
@@ -38,10 +45,13 @@ class DatedFace:
 class Changes:
     """Calls may come from several threads, and from several servers."""
 
-    def __init__(self, database: Database, keyring: Keyring, records: Records, trail: PostgresTrail) -> None:
+    def __init__(
+        self, database: Database, keyring: Keyring, records: Records, vectors: Vectors, trail: PostgresTrail
+    ) -> None:
         self._database = database
         self._keyring = keyring
         self._records = records
+        self._vectors = vectors
         self._trail = trail
 
     def put_collection(
@@ -51,12 +61,12 @@ class Changes:
         with self._database.transaction():
             # Whoever else creates it at this moment is waited for: the name is taken by one of both.
             self._database.read("SELECT 1 FROM pg_advisory_xact_lock(hashtext('collection'), hashtext(%s))", (name,))
-            row = self._records.find(name, _WRITING)
+            row = self._records.find(name, WRITING)
             if row is None:
                 return self.add_collection(name, settings, model, self._database.now(), actor), True
             witness = self._trail.add(actor, "collection.change", collection=row.uid)
             changed = replace(row, settings=settings)
-            self._update(changed, witness)
+            self.update(changed, witness)
             return changed, False
 
     def add_collection(
@@ -71,7 +81,7 @@ class Changes:
         """A new collection with a key and a partition of its own; inside a transaction."""
         uid, (number,) = uid or uuid.uuid4().hex, self._numbers(1)
         self._keyring.create(uid)
-        row = CollectionRow(number, uid, name, settings, model, created_at, Tally().packed)
+        row = CollectionRow(number, uid, name, settings, model, created_at, Tally().packed, 0)
         make_partition(self._database, number)
         witness = self._trail.add(actor, "collection.create", collection=uid)
         self._database.write(
@@ -83,6 +93,7 @@ class Changes:
                 *(row.tally, self._mac(row), witness.seq, witness.mac),
             ),
         )
+        self._vectors.note_first(row)
         return row
 
     def enrol(
@@ -92,13 +103,13 @@ class Changes:
         now = self._database.now()
         dated = [DatedFace(uuid.uuid4().hex, now, face) for face in faces]
         with self._database.transaction():
-            row = self._records.look_up(collection, _WRITING)
-            same_contract(row, contract_id)
+            row = self._records.look_up(collection, WRITING)
+            same_contract(row.name, row.model, contract_id)
             person, rows, tally = self.add_faces(row, subject, now, dated)
             witness = self._trail.add(
                 actor, "enrol", collection=row.uid, subject=person.uid, faces=[face.face_id for face in rows]
             )
-            self._update(with_tally(row, tally), witness)
+            self.update(with_tally(row, tally), witness)
         return [stored(face) for face in rows]
 
     def add_faces(
@@ -124,7 +135,7 @@ class Changes:
     def update_tally(self, row: CollectionRow, tally: Tally, witness: Witness) -> CollectionRow:
         """What a collection comes to after a change; inside its transaction."""
         changed = with_tally(row, tally)
-        self._update(changed, witness)
+        self.update(changed, witness)
         return changed
 
     def erase_collection(self, name: str, actor: str) -> list[str]:
@@ -132,8 +143,7 @@ class Changes:
         with self._database.transaction():
             row = self._records.look_up(name, _ERASING)
             faces = [face for (face,) in self._database.read(f"SELECT face_id FROM faces_{row.id} ORDER BY id")]  # noqa: S608
-            self._stop_building(row)
-            self._database.write(f"DROP TABLE faces_{row.id}")
+            self._vectors.drop_all(row)
             self._database.write("DELETE FROM subjects WHERE collection = %s", (row.id,))
             self._database.write("DELETE FROM collections WHERE id = %s", (row.id,))
             self._keyring.destroy(row.uid)
@@ -147,13 +157,14 @@ class Changes:
             NotFoundError: there is no such collection, person or face.
         """
         with self._database.transaction():
-            row = self._records.look_up(collection, _WRITING)
+            row = self._records.look_up(collection, WRITING)
             person = self._records.look_up_subject(row, subject)
             deleted = self._database.read(
                 f"DELETE FROM faces_{row.id} WHERE subject = %s AND (%s::text IS NULL OR face_id = %s)"  # noqa: S608
                 " RETURNING id, face_id, mac",
                 (person.id, face_id, face_id),
             )
+            self._vectors.remove(row, [number for number, _, _ in deleted])
             faces, macs, people = [face for _, face, _ in sorted(deleted)], [bytes(each[2]) for each in deleted], 0
             if face_id is None:
                 people = self._database.write("DELETE FROM subjects WHERE id = %s", (person.id,))
@@ -168,21 +179,22 @@ class Changes:
     def erase_expired(self, collection: str, now: datetime, limit: int) -> int:
         """Erase up to `limit` faces of a collection whose retention is over, and people who then have none."""
         with self._database.transaction():
-            row = self._records.find(collection, _WRITING)
+            row = self._records.find(collection, WRITING)
             if row is None or row.settings.retention_days is None:
                 return 0
             end = now.astimezone(UTC) - timedelta(days=row.settings.retention_days)
             deleted = self._database.read(
                 f"DELETE FROM faces_{row.id} WHERE id IN (SELECT id FROM faces_{row.id} WHERE created_at <= %s"  # noqa: S608
-                " ORDER BY created_at LIMIT %s) RETURNING face_id, mac, subject",
+                " ORDER BY created_at LIMIT %s) RETURNING face_id, mac, subject, id",
                 (end.isoformat(timespec="milliseconds"), limit),
             )
             if not deleted:
                 return 0
-            people, macs = self._erase_faceless(row, sorted({owner for _, _, owner in deleted}))
-            faces = [face for face, _, _ in deleted]
+            self._vectors.remove(row, [number for _, _, _, number in deleted])
+            people, macs = self._erase_faceless(row, sorted({owner for _, _, owner, _ in deleted}))
+            faces = [face for face, _, _, _ in deleted]
             witness = self._trail.add(SYSTEM, "erase.expired", collection=row.uid, subjects=people, faces=faces)
-            macs += [bytes(mac) for _, mac, _ in deleted]
+            macs += [bytes(mac) for _, mac, _, _ in deleted]
             self.update_tally(row, Tally.of(row).changed(-len(people), -len(faces), macs), witness)
         return len(faces)
 
@@ -204,23 +216,28 @@ class Changes:
         macs: Sequence[bytes],
         faces: Sequence[DatedFace],
     ) -> None:
-        cipher = self._keyring.cipher(row.uid)
-        vectors = np.stack([each.face.embedding for each in faces]).astype(np.float32)
-        codes = self._keyring.rotation(row.uid, row.model.dimension).codes(vectors)
-        values = []
-        for face, mac, code, given in zip(rows, macs, codes, faces, strict=True):
-            plain, crop = given.face.embedding.astype("<f4").tobytes(), given.face.crop
-            sealed = cipher.seal(plain, vector_context(face.face_id, face.contract_id))
+        cipher, values = self._keyring.cipher(row.uid), []
+        vectors = self._vectors.sealed(row, row.model, [(each.face_id, each.face.embedding) for each in faces])
+        for face, mac, vector, given in zip(rows, macs, vectors, faces, strict=True):
+            crop = given.face.crop
             sealed_crop = None if crop is None else cipher.seal(crop, crop_context(face.face_id))
             about = (face.face_id, face.contract_id, face.quality, face.consent, face.created_at)
-            values.append((row.id, person.id, face.id, *about, mac, code, sealed, sealed_crop))
+            beside = (None, None) if row.number else (vector.code, vector.vector)
+            values.append((row.id, person.id, face.id, *about, mac, *beside, sealed_crop))
         self._database.write_many(f"INSERT INTO faces_{row.id} {_INSERT_FACE}", values)
+        if row.number:
+            self._vectors.put(row.place, [(face.id, each) for face, each in zip(rows, vectors, strict=True)])
 
-    def _update(self, row: CollectionRow, witness: Witness) -> None:
+    def update(self, row: CollectionRow, witness: Witness) -> None:
+        """What a collection is after a change; inside its transaction."""
         self._database.write(
             "UPDATE collections SET purpose = %s, retention_days = %s, store_crops = %s, require_consent = %s,"
-            " target_fmr = %s, tally = %s, mac = %s, changed_seq = %s, changed_mac = %s WHERE id = %s",
-            (*_settings(row.settings), row.tally, self._mac(row), witness.seq, witness.mac, row.id),
+            " target_fmr = %s, model_id = %s, contract_id = %s, dimension = %s, place = %s, tally = %s, mac = %s,"
+            " changed_seq = %s, changed_mac = %s WHERE id = %s",
+            (
+                *(*_settings(row.settings), row.model.id, row.model.contract_id, row.model.dimension, row.number),
+                *(row.tally, self._mac(row), witness.seq, witness.mac, row.id),
+            ),
         )
 
     def _mac(self, row: CollectionRow) -> bytes:
@@ -229,13 +246,6 @@ class Changes:
     def _numbers(self, count: int) -> list[int]:
         rows = self._database.read("SELECT nextval('numbers') FROM generate_series(1, %s)", (count,))
         return [number for (number,) in rows]
-
-    def _stop_building(self, row: CollectionRow) -> None:
-        """An index that is being built holds the partition for as long as it takes: it is in the way of dropping it."""
-        self._database.read(
-            "SELECT pg_cancel_backend(pid) FROM pg_stat_progress_create_index WHERE relid = to_regclass(%s)",
-            (f"faces_{row.id}",),
-        )
 
 
 def _face_row(number: int, given: DatedFace, person: SubjectRow, collection: CollectionRow) -> FaceRow:

@@ -207,13 +207,17 @@ class _Commit:
         self._warned = self._warned or notice.severity_nonlocalized == "WARNING"
 
 
+class TableGoneError(NotFoundError):
+    """A table was dropped between the reading of what it is called and the reading of it."""
+
+
 def gallery_error(error: Exception) -> FaceError:
     """What PostgreSQL says, as one of our errors; nothing was changed."""
     state = getattr(error, "sqlstate", None) or ""
     if isinstance(error, psycopg.DataError | UnicodeError):
         return InvalidRequestError(f"the gallery cannot keep this text: {one_line(error)}")
-    if state == "42P01":  # each collection has a table of its own, which goes with it
-        return NotFoundError("the collection was erased a moment ago")
+    if state == "42P01":  # each collection has tables of its own, which go with it or with a contract
+        return TableGoneError("the collection was erased a moment ago")
     if state == "53100":
         return StorageFullError("the disk of the database is full; nothing was changed")
     if state in _BUSY:

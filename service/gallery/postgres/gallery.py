@@ -2,30 +2,35 @@
 
 import contextlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from models.errors import FaceError
 from service.domain import (
     Collection,
     CollectionSettings,
+    Coverage,
     ModelInfo,
     NewFace,
     Page,
+    StoredCrop,
     StoredFace,
     Subject,
     SubjectExport,
+    TwoVectors,
     Vector,
 )
 from service.errors import StorageError
 from service.gallery.contract import SYSTEM, Erased, Match
 from service.gallery.postgres.changes import Changes
 from service.gallery.postgres.connections import Connections
-from service.gallery.postgres.database import Database
+from service.gallery.postgres.contracts import Contracts
+from service.gallery.postgres.database import Database, TableGoneError
 from service.gallery.postgres.indexes import Indexes
+from service.gallery.postgres.jobs import PostgresJobs
 from service.gallery.postgres.key_table import PostgresKeyTable
 from service.gallery.postgres.keyring import Keyring
 from service.gallery.postgres.records import Records, counted
@@ -36,8 +41,11 @@ from service.gallery.postgres.search import Search
 from service.gallery.postgres.signing import share_signing_key
 from service.gallery.postgres.sweep import Sweep
 from service.gallery.postgres.trail import PostgresTrail
+from service.gallery.postgres.vectors import Vectors
 from service.gallery.store import utc_now
 from service.security.vault import MasterKey
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,8 +57,10 @@ class PostgresStore:
     keyring: Keyring
     records: Records
     changes: Changes
+    contracts: Contracts
     trail: PostgresTrail
     keys: PostgresKeyTable
+    jobs: PostgresJobs
 
     @property
     def audit(self) -> PostgresTrail:
@@ -86,12 +96,15 @@ def open_store(
         keyring = Keyring(database, master)
         records = Records(database, keyring)
         trail = PostgresTrail(database, master.audit_key)
-        changes = Changes(database, keyring, records, trail)
+        vectors = Vectors(database, keyring)
+        changes = Changes(database, keyring, records, vectors, trail)
+        contracts = Contracts(database, keyring, records, vectors, changes, trail)
         keys = PostgresKeyTable(database, master, trail)
+        jobs = PostgresJobs(database, master.store)
     except BaseException:
         connections.close()
         raise
-    return PostgresStore(connections, database, keyring, records, changes, trail, keys)
+    return PostgresStore(connections, database, keyring, records, changes, contracts, trail, keys, jobs)
 
 
 class PostgresGallery:
@@ -122,14 +135,19 @@ class PostgresGallery:
             undo.callback(store.close)
             self._master = master
             self._store, self._records, self._changes = store, store.records, store.changes
+            self._contracts = store.contracts
             self._replica = Replica(replica_url) if replica_url else None
             self._search = Search(store.database, store.keyring, store.records, self._replica)
             self._sweep = Sweep(store.database, store.records, store.changes, now, monotonic)
             self.indexes = Indexes(store.connections, store.records)
-            self.keys, self.audit = store.keys, store.trail
+            self.keys, self.audit, self.jobs = store.keys, store.trail, store.jobs
             self.keys.start()
             self.indexes.start()
             undo.pop_all()
+
+    def give_up(self) -> None:
+        """End the building of indexes; the next server begins anew."""
+        self.indexes.close()
 
     def close(self) -> None:
         """Stop what runs beside, and close all connections."""
@@ -201,7 +219,7 @@ class PostgresGallery:
 
     def vectors_of(self, collection: str, contract_id: str, subject: str) -> list[tuple[str, Vector]]:
         """face_id and vector of every face of a person."""
-        return self._records.vectors_of(collection, contract_id, subject)
+        return _twice(lambda: self._records.vectors_of(collection, contract_id, subject))
 
     def search(self, collection: str, contract_id: str, vector: Vector, limit: int) -> tuple[list[Match], int]:
         """The `limit` people nearest to a probe, each by their best face, and the number of faces searched.
@@ -237,13 +255,9 @@ class PostgresGallery:
         Raises:
             NotFoundError: no such collection or person.
         """
-        with self._store.database.snapshot():
-            row = self._records.look_up(collection)
-            person = self._records.subject(collection, subject)
-            vectors = dict(self._records.vectors_of(collection, None, subject))
-            crops = self._records.crops_of(collection, subject)
+        document = _twice(lambda: self._exported(collection, subject))
         self.note(actor, "export", collection, subject)
-        return SubjectExport(collection, row.settings.purpose, person, vectors, crops, row.model)
+        return document
 
     def erase_expired(self, now: datetime | None = None) -> int:
         """Erase the faces whose retention is over, and people who have no other; the number of faces.
@@ -252,7 +266,66 @@ class PostgresGallery:
         """
         return self._sweep.run(now)
 
+    def uid(self, collection: str) -> str:
+        """The name by which jobs and the log know a collection; NotFoundError if there is none."""
+        return self._records.look_up(collection).uid
+
+    def coverage(self, collection: str, contract_id: str) -> Coverage:
+        """How many faces have no vector under a contract."""
+        return _twice(lambda: self._contracts.coverage(collection, contract_id))
+
+    def uncovered(self, collection: str, contract_id: str, after: int, limit: int) -> list[StoredCrop]:
+        """Crops of faces that have no vector under a contract."""
+        return _twice(lambda: self._contracts.uncovered(collection, contract_id, after, limit))
+
+    def cover(self, collection: str, model: ModelInfo, vectors: Mapping[str, Vector]) -> None:
+        """Keep vectors under another contract, durably, in a table of their own."""
+        self._contracts.cover(collection, model, vectors)
+
+    def two_vectors(self, collection: str, contract_id: str, limit: int) -> TwoVectors:
+        """Vectors of the same faces under two contracts."""
+        return _twice(lambda: self._contracts.two_vectors(collection, contract_id, limit))
+
+    def switch(
+        self,
+        collection: str,
+        model: ModelInfo,
+        embed: Callable[[Sequence[StoredCrop]], Sequence[Vector]],
+        actor: str = SYSTEM,
+    ) -> bool:
+        """Make another model the collection's. A large one is indexed for it first, beside searches and enrolments.
+
+        Raises:
+            NotFoundError: no such collection.
+            GalleryUnavailableError: `details["outcome"]` says what became of it.
+        """
+        row, place = self._contracts.place_of(collection, model.contract_id)
+        if place is not None and _twice(lambda: self._contracts.near(collection, model.contract_id)):
+            self.indexes.build_before(row, model, place)
+        return self._contracts.switch(collection, model, embed, actor)
+
+    def keep_contracts(self, collection: str, contract_ids: Sequence[str]) -> None:
+        """Erase vectors under other contracts than these and the collection's own."""
+        self._contracts.keep(collection, contract_ids)
+
     def tidy(self) -> None:
         """Forget keys of what others have erased, and index what has grown."""
         self._store.keyring.forget_erased()
         self.indexes.look()
+
+    def _exported(self, collection: str, subject: str) -> SubjectExport:
+        with self._store.database.snapshot():
+            row = self._records.look_up(collection)
+            person = self._records.subject(collection, subject)
+            vectors = dict(self._records.vectors_of(collection, None, subject))
+            crops = self._records.crops_of(collection, subject)
+            others = self._contracts.other_vectors_of(collection, subject)
+        return SubjectExport(collection, row.settings.purpose, person, vectors, crops, row.model, others)
+
+
+def _twice(read: Callable[[], T]) -> T:
+    """What is read, from another table if one went meanwhile with the contract it was of."""
+    try:
+        return read()
+    except TableGoneError:
+        return read()

@@ -20,7 +20,7 @@ class Keyring:
         self._master = master
         self._lock = threading.Lock()
         self._ciphers: dict[str, Cipher] = {}
-        self._rotations: dict[str, Rotation] = {}
+        self._rotations: dict[tuple[str, int], Rotation] = {}
 
     def create(self, uid: str) -> None:
         """A new key for a collection; inside the transaction that makes it."""
@@ -59,21 +59,23 @@ class Keyring:
         return cipher
 
     def rotation(self, uid: str, dimension: int) -> Rotation:
-        """What turns vectors of a collection into codes."""
-        rotation = self._rotations.get(uid)
+        """What turns vectors of a collection into codes; one a dimension, and so a model's codes fit no other model's
+        of another dimension, and those of one dimension are told apart by where they lie."""
+        rotation = self._rotations.get((uid, dimension))
         if rotation is None:
             rotation = Rotation(self.cipher(uid).rotation_seed, dimension)
             with self._lock:
-                self._rotations[uid] = rotation
+                self._rotations[uid, dimension] = rotation
         return rotation
 
     def forget_erased(self) -> None:
         """Drop from memory the keys of collections that this server or another has erased."""
         there = {uid for (uid,) in self._database.read("SELECT uid FROM keyring")}
         with self._lock:
-            for opened in (self._ciphers, self._rotations):
-                for uid in opened.keys() - there:
-                    del opened[uid]
+            for uid in self._ciphers.keys() - there:
+                del self._ciphers[uid]
+            for each in [each for each in self._rotations if each[0] not in there]:
+                del self._rotations[each]
 
     def _unwrap(self, uid: str, wrapped: bytes | None) -> bytes:
         if wrapped is None:

@@ -16,8 +16,7 @@ from service.gallery.contract import SYSTEM
 from service.gallery.postgres.changes import DatedFace
 from service.gallery.postgres.gallery import PostgresStore
 from service.gallery.postgres.records import counted
-from service.gallery.postgres.rows import Tally, with_tally
-from service.gallery.sealing import CollectionRow
+from service.gallery.postgres.rows import CollectionRow, Tally, with_tally
 from service.gallery.store import Store
 from service.security.vault import canonical
 

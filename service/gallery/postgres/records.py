@@ -3,13 +3,15 @@
 from collections.abc import Iterator
 
 from service.domain import Collection, Page, Subject, SubjectSummary, Vector
-from service.errors import ContractMismatchError, NotFoundError, StorageError
+from service.errors import NotFoundError, StorageError
+from service.gallery.contract import same_contract
 from service.gallery.postgres.database import Database, Row, Witness
 from service.gallery.postgres.keyring import Keyring
 from service.gallery.postgres.rows import (
     COLLECTION,
     FACE,
     SUBJECT,
+    CollectionRow,
     Tally,
     checked_face,
     checked_subject,
@@ -18,7 +20,7 @@ from service.gallery.postgres.rows import (
     stored,
     unchecked_collection,
 )
-from service.gallery.sealing import CollectionRow, FaceRow, SubjectRow, checked, crop_context
+from service.gallery.sealing import FaceRow, SubjectRow, checked, crop_context
 
 _CHUNK = 2000
 
@@ -80,7 +82,7 @@ class Records:
         with self._database.snapshot():
             row = self.look_up(collection)
             person = self.look_up_subject(row, name)
-            faces = [face for face, _ in self._faces(row, person, "")]
+            faces = [face for face, _ in self.faces_of(row, person, "")]
         return Subject(name, person.created_at, [stored(face) for face in faces])
 
     def subjects(self, collection: str, after: str, limit: int) -> Page:
@@ -102,16 +104,16 @@ class Records:
         with self._database.snapshot():
             row = self.look_up(collection)
             if contract_id is not None:
-                same_contract(row, contract_id)
-            faces = self._faces(row, self.look_up_subject(row, subject), ", f.vector")
+                same_contract(row.name, row.model, contract_id)
+            faces = self.faces_of(row, self.look_up_subject(row, subject), f", {row.place.vector}")
         cipher = self._keyring.cipher(row.uid)
-        return [(face.face_id, opened_vector(face, bytes(sealed), row, cipher)) for face, (sealed,) in faces]
+        return [(face.face_id, opened_vector(face, sealed, row, cipher)) for face, (sealed,) in faces]
 
     def crops_of(self, collection: str, subject: str) -> dict[str, bytes]:
         """The stored crop, a PNG, of each face of a person that has one, by face_id."""
         with self._database.snapshot():
             row = self.look_up(collection)
-            faces = self._faces(row, self.look_up_subject(row, subject), ", f.crop")
+            faces = self.faces_of(row, self.look_up_subject(row, subject), ", f.crop")
         cipher = self._keyring.cipher(row.uid)
         return {
             face.face_id: cipher.open(bytes(crop), crop_context(face.face_id))
@@ -138,7 +140,7 @@ class Records:
             found = found.changed(1, 0, [bytes(each[4])])
         for each in self.faces_by_chunk(row):
             face = checked_face(each, people.get(each[8], ""), cipher)
-            opened_vector(face, bytes(each[9]), row, cipher)
+            opened_vector(face, each[9], row, cipher)
             found = found.changed(0, 1, [bytes(each[7])])
         if found != Tally.of(row):
             raise StorageError(f"the gallery is damaged: people or faces of collection {row.name} are missing")
@@ -149,16 +151,17 @@ class Records:
         last = 0
         while True:
             rows = self._database.read(
-                f"SELECT {FACE}, f.subject, f.vector, f.crop FROM faces_{row.id} f WHERE f.id > %s"  # noqa: S608
-                " ORDER BY f.id LIMIT %s",
-                (last, _CHUNK),
+                f"SELECT {FACE}, f.subject, {row.place.vector}, f.crop FROM faces_{row.id} f"  # noqa: S608
+                " WHERE f.collection = %s AND f.id > %s ORDER BY f.id LIMIT %s",
+                (row.id, last, _CHUNK),
             )
             if not rows:
                 return
             yield from rows
             last = rows[-1][0]
 
-    def _faces(self, row: CollectionRow, person: SubjectRow, more: str) -> list[tuple[FaceRow, Row]]:
+    def faces_of(self, row: CollectionRow, person: SubjectRow, more: str) -> list[tuple[FaceRow, Row]]:
+        """Faces of a person, oldest first, with more columns of each."""
         rows = self._database.read(
             f"SELECT {FACE}{more} FROM faces_{row.id} f WHERE f.subject = %s ORDER BY f.id",  # noqa: S608
             (person.id,),
@@ -167,7 +170,9 @@ class Records:
         return [(checked_face(each, person.uid, cipher), each[8:]) for each in rows]
 
     def _checked(self, row: Row) -> CollectionRow:
-        return checked(unchecked_collection(row), bytes(row[13]), self._keyring.open(row[1], row[16]))
+        collection = unchecked_collection(row)
+        checked(collection, bytes(row[13]), self._keyring.open(row[1], row[16]))
+        return collection
 
 
 def counted(row: CollectionRow) -> Collection:
@@ -179,14 +184,3 @@ def counted(row: CollectionRow) -> Collection:
 def not_found(name: str) -> NotFoundError:
     """There is no such collection."""
     return NotFoundError(f"there is no collection {name!r}", collection=name)
-
-
-def same_contract(row: CollectionRow, contract_id: str) -> None:
-    """Raises ContractMismatchError where vectors are not of a collection's contract."""
-    if row.model.contract_id != contract_id:
-        raise ContractMismatchError(
-            f"collection {row.name!r} was enrolled with model {row.model.id} (contract {row.model.contract_id}), "
-            f"the server runs contract {contract_id}",
-            collection_contract_id=row.model.contract_id,
-            server_contract_id=contract_id,
-        )

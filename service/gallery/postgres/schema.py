@@ -11,6 +11,7 @@ import psycopg
 from service.errors import StorageError
 from service.gallery.postgres.connections import SCHEMA
 from service.gallery.postgres.database import Database
+from service.gallery.postgres.rows import Place
 from service.gallery.sealing import EMPTY
 from service.security.vault import MasterKey
 
@@ -111,7 +112,36 @@ CREATE TABLE api_keys (
     mac bytea NOT NULL
 );
 """
-_VERSIONS = (_FIRST,)  # what leads from version 0 to 1, from 1 to 2, and so on
+# Since version 2. contracts: those that a collection has vectors of, and where they lie (rows.py: Place). Code and
+# vector of a face are of the first contract that its collection had, NULL if it has none of that; collections.place is
+# that of the contract it is on. jobs: as in the embedded gallery.
+_SECOND = """
+ALTER TABLE collections ADD COLUMN place bigint NOT NULL DEFAULT 0;
+ALTER TABLE faces ALTER COLUMN code DROP NOT NULL, ALTER COLUMN vector DROP NOT NULL;
+CREATE TABLE contracts (
+    collection bigint NOT NULL REFERENCES collections,
+    contract_id text NOT NULL,
+    dimension integer NOT NULL,
+    place bigint NOT NULL,
+    PRIMARY KEY (collection, contract_id)
+);
+INSERT INTO contracts SELECT id, contract_id, dimension, 0 FROM collections;
+CREATE TABLE jobs (
+    id text PRIMARY KEY,
+    number bigint NOT NULL UNIQUE,
+    kind text NOT NULL,
+    model_id text NOT NULL,
+    actor text NOT NULL,
+    state text NOT NULL,
+    progress double precision NOT NULL,
+    error text,
+    result text NOT NULL,
+    created_at text NOT NULL,
+    updated_at text NOT NULL,
+    mac bytea NOT NULL
+);
+"""
+_VERSIONS = (_FIRST, _SECOND)  # what leads from version 0 to 1, from 1 to 2, and so on
 
 
 def prepare(database: Database, master: MasterKey) -> None:
@@ -143,6 +173,15 @@ def make_partition(database: Database, collection: int) -> None:
         f"CREATE TABLE faces_{collection} (LIKE faces INCLUDING STORAGE INCLUDING CONSTRAINTS,"
         f" CHECK (collection = {collection}));"
         f" ALTER TABLE faces ATTACH PARTITION faces_{collection} FOR VALUES IN ({collection})"
+    )
+
+
+def make_vectors(database: Database, place: Place) -> None:
+    """For vectors of a collection's faces under another contract than its first."""
+    database.write(
+        f"CREATE TABLE {place.table} (id bigint PRIMARY KEY, code halfvec NOT NULL, vector bytea NOT NULL);"
+        f" ALTER TABLE {place.table} ALTER COLUMN code SET STORAGE MAIN;"
+        f" ALTER TABLE {place.table} ALTER COLUMN vector SET STORAGE EXTERNAL"
     )
 
 
