@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tarfile
 import time
 from pathlib import Path
 from typing import Any
@@ -135,6 +136,66 @@ def test_a_new_photo_is_noticed(finished: tuple[Path, Result], tmp_path: Path) -
     result = _run(path, "--only", "ingest")
 
     assert "601 photos" in result.stdout
+
+
+def _listed(folder: Path, photos: Path) -> Path:
+    """A list in a folder of its own of photos that lie elsewhere."""
+    folder.mkdir()
+    with (folder / "list.csv").open("w", newline="") as file:
+        rows = csv.writer(file)
+        rows.writerow(("path", "person"))
+        rows.writerows((photo, photo.parent.name) for photo in sorted(photos.glob("*/*.png")))
+    return folder / "list.csv"
+
+
+def test_a_photo_that_a_list_names_outside_its_folder_is_noticed_and_other_files_beside_it_are_not(
+    tmp_path: Path,
+) -> None:
+    registry_with(tmp_path / "models")
+    photos = write_photos(tmp_path / "photos", crops(people=8))
+    source = _listed(tmp_path / "lists", photos)
+    path = job_file(tmp_path, source, job=str(source.parent / "job"))
+    assert _again(_run(path, "--only", "ingest")) == ["ingest"]
+
+    assert "ingest: 48 photos of 8 people (done before)" in _run(path, "--only", "align").stdout
+    first, second = sorted(photos.glob("*/*.png"))[:2]
+    shutil.copy(second, first)
+    os.utime(first, ns=(0, 0))
+    assert "run that stage first" in _run(path, "--only", "align").stderr
+
+
+def test_a_source_of_shards_is_its_archives_and_not_the_job_beside_them(tmp_path: Path) -> None:
+    registry_with(tmp_path / "models")
+    photos = write_photos(tmp_path / "photos", crops(people=8))
+    (tmp_path / "shards").mkdir()
+    with tarfile.open(tmp_path / "shards" / "part-0.tar", "w") as archive:
+        for photo in sorted(photos.glob("*/*.png")):
+            archive.add(photo, f"{photo.parent.name}/{photo.name}")
+    path = job_file(tmp_path, tmp_path / "shards", job=str(tmp_path / "shards" / "job"))
+    assert _again(_run(path, "--only", "ingest")) == ["ingest"]
+
+    assert "ingest: 48 photos of 8 people (done before)" in _run(path, "--only", "align").stdout
+
+
+def test_a_photo_whose_name_is_no_utf8_can_be_trained_on(tmp_path: Path) -> None:
+    registry_with(tmp_path / "models")
+    photos = write_photos(tmp_path / "photos", crops(people=8))
+    first = next(photos.glob("*/*.png"))
+    first.rename(first.with_name(os.fsdecode(b"\xff.png")))
+
+    assert _run(job_file(tmp_path, photos), "--only", "ingest").exit_code == 0
+
+
+def test_a_source_that_is_not_there_or_damaged_is_one_line_of_ingest(tmp_path: Path) -> None:
+    registry_with(tmp_path / "models")
+    (tmp_path / "list.csv").write_text("path,person\n1.jpg\n")
+
+    for source, reason in (("list.csv", "line 2: 1 cells for 2 columns"), ("gone", "No such file or directory")):
+        result = _run(job_file(tmp_path, tmp_path / source))
+        assert result.exit_code == 2
+        assert len(result.stderr.splitlines()) == 1
+        assert result.stderr.startswith("Error: ingest: ")
+        assert reason in result.stderr
 
 
 def test_one_stage_can_be_run_alone_where_its_inputs_are_there(copy: Path) -> None:
