@@ -277,6 +277,68 @@ def test_a_stage_that_fails_leaves_those_before_it_and_says_which_and_why(photos
     assert _again(_run(path)) == []  # all that was done stays done
 
 
+@pytest.mark.parametrize("kill_at", [1, 2])
+def test_a_kill_while_the_output_of_a_stage_is_exchanged_loses_neither_old_nor_new(
+    copy: Path, monkeypatch: pytest.MonkeyPatch, kill_at: int
+) -> None:
+    class Killed(BaseException):
+        pass
+
+    renames = 0
+    rename = Path.rename
+
+    def killed(self: Path, target: Path) -> Path:
+        nonlocal renames
+        renames += "evaluate-" in self.name
+        if renames == kill_at and "evaluate-" in self.name:
+            raise Killed
+        return rename(self, target)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "rename", killed)
+        with pytest.raises(Killed):
+            _run(copy, "--only", "evaluate")
+    result = _run(copy)
+    assert result.exit_code == 0, result.output
+    assert _again(result) == []
+    assert not list((copy.parent / "job" / "stages").glob(".old-*"))
+
+
+def test_a_disk_that_fails_at_the_very_end_of_a_stage_is_one_line(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(_self: Path, _target: Path) -> Path:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "rename", full)
+    result = _run(copy, "--only", "evaluate")
+
+    assert result.exit_code == 2
+    assert [line for line in result.stderr.splitlines() if "report" not in line] == [
+        "Error: evaluate: [Errno 28] No space left on device"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("change", "status"), [("gate.min_people=1000", 3), ("split.held_out=0.001", 2), ("gate.margin=0.01", 0)]
+)
+def test_a_report_that_cannot_be_written_does_not_hide_how_the_job_ended(copy: Path, change: str, status: int) -> None:
+    report = copy.parent / "job" / "report.html"
+    report.unlink()
+    (report / "in the way").mkdir(parents=True)
+
+    result = _run(copy, "--set", change)
+
+    assert result.exit_code == status
+    assert "report: could not be written: cannot write " in result.stderr
+    assert sum(line.startswith("Error: ") for line in result.stderr.splitlines()) == (status != 0)
+
+
+def test_another_number_of_rounds_measures_the_champion_anew_as_well(copy: Path) -> None:
+    more = ("--set", "evaluate.rounds=21")
+    assert _run(copy, *more, "--only", "evaluate").exit_code == 0
+
+    assert "gate reads what compare gives, which is not there" in _run(copy, *more, "--only", "gate").stderr
+
+
 def test_two_processes_do_not_work_on_one_job(copy: Path) -> None:
     with JobFolder(copy.parent / "job").held():
         result = _run(copy)
