@@ -97,7 +97,8 @@ def test_the_report_is_one_page_that_loads_nothing(finished: tuple[Path, Result]
     page = (finished[0] / "job" / "report.html").read_text()
 
     assert "<strong>Passed</strong> and promoted" in page
-    assert "Against the champion" in page
+    assert "<h2>Against champion</h2>" in page
+    assert "TAR at FMR 0.01" in page
     assert page.count("<svg") == 4
     assert not re.search(r'(src|href)="(?!data:|#)', page)
 

@@ -168,7 +168,7 @@ def _cleaned(
     there = {name for name in names if name is not None}
     if not there:
         raise DataError("cleaning leaves no photo; look at the levels, or switch it off with clean.enabled: false")
-    how = f"{len(findings):,} findings, " if enabled else "switched off, "
+    how = f"{len(findings):,} finding{'' if len(findings) == 1 else 's'}, " if enabled else "switched off, "
     line = f"{how}{counts['dropped']:,} photos dropped, {counts['renamed']:,} given to another person"
     return Outcome(digest_of(names), line, counts | {"people": len(there), "photos": len(names) - names.count(None)})
 
