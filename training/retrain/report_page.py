@@ -50,9 +50,11 @@ svg { max-width: 100%; height: auto; }
 {% if comparison %}
 
 <h2>Against {{ against }}</h2>
-<p>On the same photos, TAR at FMR {{ "%g"|format(fmr) }}; intervals of the difference, 95 %, are bootstrapped over people.</p>
+<p>On the same photos, TAR at FMR {{ "%g"|format(fmr) }}. Intervals
+ of the difference, 95 %, are bootstrapped over people.</p>
 <div class="scroll"><table>
-<tr><th>who</th><th>people</th><th>what</th><th>candidate</th><th>{{ against }}</th><th>difference</th><th>interval</th></tr>
+<tr><th>who</th><th>people</th><th>what</th><th>candidate</th><th>{{ against }}</th><th>difference</th>
+<th>interval</th></tr>
 {% for each in comparison %}
 {% for what, found in (("TAR", each.tar), ("accuracy", each.accuracy)) %}
 {% if found %}
