@@ -15,7 +15,7 @@ remove_other_runtimes = rm -f $(VENV)/.serve-* $(VENV)/.train && \
 
 take_torch = $(BIN)/pip install --quiet --retries 1 --no-deps $(addprefix --extra-index-url ,$(TORCH_INDEX)) "$(TORCH)"
 
-.PHONY: serve train test test-all torture check format proto bench bench-training bench-gallery bench-scaling bench-startup bench-attack bench-losses bench-calibration bench-cleaning clean
+.PHONY: serve train test test-all torture check format proto bench bench-training bench-gallery bench-scaling bench-startup bench-attack bench-losses bench-calibration bench-cleaning bench-gate clean
 
 serve: $(VENV)/.serve-$(RUNTIME)
 	$(BIN)/facesphere serve --data-dir $(DATA) $(ARGS)
@@ -75,6 +75,9 @@ bench-calibration: $(VENV)/.dev
 
 bench-cleaning: $(VENV)/.dev
 	$(BIN)/python benchmarks/cleaning.py $(ARGS)
+
+bench-gate: $(VENV)/.dev
+	$(BIN)/python benchmarks/gate.py $(ARGS)
 
 clean:
 	rm -rf $(VENV) .cache build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -1,10 +1,15 @@
 """Do thresholds hold for people they were not fitted on? Fitted on half of the people, measured on the other half.
 
     make bench-calibration ARGS="--data data/lfw"
+    make bench-calibration ARGS="--data data/lfw --model bundles/mine --held-out runs/mine"
 
-Prints Markdown for docs/retraining.md: the false-match rate at each fitted threshold on the other people, and that of
-open-set search by gallery size. The 95 % interval is bootstrapped over the people of both halves, since the threshold
-is as uncertain as the rate that is measured at it. Several ways to halve the people, since one is a single draw.
+The model is one of the registry, or a bundle in any folder. Of a model that was trained on people of the set, only
+those whom its run held out say anything; a gallery that leaves fewer than a hundred of a half as strangers is left out.
+
+Prints Markdown for docs/retraining.md and docs/accuracy.md: the false-match rate at each fitted threshold on the other
+people, and that of open-set search by gallery size. The 95 % interval is bootstrapped over the people of both halves,
+since the threshold is as uncertain as the rate that is measured at it. Several ways to halve the people, since one is a
+single draw.
 """
 
 import argparse
@@ -19,6 +24,8 @@ from numpy.typing import NDArray
 
 sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
+from models import bundle as bundles
+from models.bundle import Bundle
 from models.calibration import Calibration
 from models.registry import Registry
 from training import calibrate
@@ -26,9 +33,11 @@ from training.calibrate import Pairs, compare_all, fit, threshold_at
 from training.data.aligned import AlignedSet, split_people
 from training.embeddings import EmbeddedSet
 from training.evaluation.crops import embed_crops, labelled
+from training.evaluation.disjoint import only_held_out
 
 RATES = (1e-2, 1e-3)
 GALLERIES = (10, 100, 1000)
+STRANGERS = 100  # fewer of them tell nothing of an FPIR of 0.05
 FPIR = 0.05
 SPLITS = 5
 ROUNDS = 200
@@ -39,17 +48,28 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, required=True, help="aligned set of people")
     parser.add_argument("--registry", type=Path, default=Path("data/models"))
-    parser.add_argument("--model", help="embedder; the promoted one if left out")
+    parser.add_argument(
+        "--model", help="embedder of the registry, or the folder of a bundle; the promoted one if left out"
+    )
+    parser.add_argument("--held-out", type=Path, help="only those people whom this run held out")
+    parser.add_argument("--threads", type=int, default=_cores(), help="of the network; all cores if left out")
     parser.add_argument("--vectors", type=Path, help="keep the embeddings here, and take them from here")
     given = parser.parse_args()
-    bundle = Registry(given.registry).resolve("embedder", given.model)
+    bundle = _bundle(given.registry, given.model)
     data = AlignedSet.open(given.data)
-    vectors = _vectors(given.vectors, lambda: embed_crops(bundle, data, _cores(), lambda _: None))
+    data = data if given.held_out is None else only_held_out(data, given.held_out)
+    vectors = _vectors(given.vectors, lambda: embed_crops(bundle, data, given.threads, lambda _: None))
     print(f"{bundle.manifest.id}, {len(data):,} photos of {len(data.people):,} people, {SPLITS} ways to halve them\n")
     halves = [_halves(data, vectors, f"half {number}") for number in range(SPLITS)]
     _print_rates(halves)
     fitted = [(fit(first, "one half"), second) for first, second in halves]
     _print_search(fitted)
+
+
+def _bundle(registry: Path, model: str | None) -> Bundle:
+    if model is not None and Path(model).is_dir():
+        return bundles.load(Path(model))
+    return Registry(registry).resolve("embedder", model)
 
 
 def _print_rates(halves: list[tuple[EmbeddedSet, EmbeddedSet]]) -> None:
@@ -81,7 +101,8 @@ def _drawn(first: EmbeddedSet, second: EmbeddedSet, pairs: tuple[Pairs, Pairs], 
 
 def _print_search(fitted: list[tuple[Calibration, EmbeddedSet]]) -> None:
     print("\n| gallery | stated FPIR | measured FPIR, mean | lowest .. highest |\n|---|---|---|---|")
-    for size in GALLERIES:
+    fewest = min(len(other.names) for _, other in fitted)
+    for size in (each for each in GALLERIES if each + STRANGERS <= fewest):
         thresholds = [calibration.threshold_for_gallery(FPIR, size).value for calibration, _ in fitted]
         found = [_named_strangers(each, other, size) for each, (_, other) in zip(thresholds, fitted, strict=True)]
         print(f"| {size:,} | {FPIR:g} | {np.mean(found):.4f} | {min(found):.4f} .. {max(found):.4f} |")

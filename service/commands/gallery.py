@@ -1,4 +1,4 @@
-"""facesphere gallery check | accept-loss | migrate, facesphere backup, facesphere restore."""
+"""facesphere gallery check | accept-loss | migrate | export-crops, facesphere backup, facesphere restore."""
 
 import contextlib
 from pathlib import Path
@@ -15,6 +15,7 @@ from service.commands.common import (
     progress,
     settings_and_keys,
 )
+from service.commands.crops import export_crops
 from service.errors import InvalidRequestError
 from service.gallery.backup import accept, back_up
 from service.gallery.backup import restore as put_back
@@ -26,6 +27,9 @@ from service.settings import read_settings
 @click.group()
 def gallery() -> None:
     """The gallery on disk."""
+
+
+gallery.add_command(export_crops)
 
 
 @gallery.command(epilog="Example: facesphere gallery check")

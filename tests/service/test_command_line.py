@@ -162,6 +162,7 @@ def test_these_are_the_commands() -> None:
         "gallery check",
         "gallery accept-loss",
         "gallery migrate",
+        "gallery export-crops",
         "backup",
         "restore",
     }

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from training.data.people import DataError, Photo
-from training.data.photos import read_photos
+from training.data.photos import read_photos, source_files
 from training.data.recordio import MAGIC, read_records
 
 _MAGIC = struct.pack("<I", MAGIC)
@@ -22,6 +22,54 @@ def _problem(path: Path) -> str:
         list(read_photos(path))
     assert "\n" not in caught.value.message
     return caught.value.message
+
+
+def _written(folder: Path, *names: str) -> list[Path]:
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(b"x")
+    return [folder / name for name in names]
+
+
+# Files of a source ----------------------------------------------------------------------------------------------------
+
+
+def test_the_files_of_a_folder_are_its_photos_and_nothing_else_in_it(tmp_path: Path) -> None:
+    photos = _written(tmp_path, "ann/1.jpg", "bob/1.PNG")
+    _written(tmp_path, "ann/notes.txt", "job/report.html", "job/stages/align/1.png", "1.png")
+
+    assert source_files(tmp_path) == photos
+
+
+def test_the_files_of_a_list_are_the_list_and_the_photos_it_names_wherever_they_lie(tmp_path: Path) -> None:
+    (tmp_path / "lists").mkdir()
+    (elsewhere,) = _written(tmp_path, "elsewhere/1.jpg")
+    _written(tmp_path, "lists/other.jpg")
+    path = tmp_path / "lists" / "list.csv"
+    path.write_text(f"path,person\na.jpg,ann\n{elsewhere},bob\n")  # a.jpg is not there
+
+    assert source_files(path) == [path, path.parent / "a.jpg", elsewhere]
+
+
+def test_the_files_of_shards_are_the_archives_of_the_pattern(tmp_path: Path) -> None:
+    shards = _written(tmp_path, "part-0.tar", "part-1.tar")
+    _written(tmp_path, "whole.tar.partial", "job/report.html")
+
+    assert source_files(tmp_path / "part-*.tar") == shards
+    assert source_files(tmp_path) == shards
+
+
+def test_the_files_of_records_are_the_file_and_its_index(tmp_path: Path) -> None:
+    record, index = _written(tmp_path, "train.rec", "train.idx")
+    _written(tmp_path, "property")
+
+    assert source_files(tmp_path) == [record, index]
+
+
+def test_a_pattern_that_a_folder_matches_is_one_clear_line(tmp_path: Path) -> None:
+    _written(tmp_path, "set-1/ann/1.jpg")
+
+    assert "set-1: a pattern names files, and this is a folder" in _problem(tmp_path / "set-*")
 
 
 # Folder and tar -------------------------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tarfile
 import time
 from pathlib import Path
 from typing import Any
@@ -96,7 +97,8 @@ def test_the_report_is_one_page_that_loads_nothing(finished: tuple[Path, Result]
     page = (finished[0] / "job" / "report.html").read_text()
 
     assert "<strong>Passed</strong> and promoted" in page
-    assert "Against the champion" in page
+    assert "<h2>Against champion</h2>" in page
+    assert "TAR at FMR 0.01" in page
     assert page.count("<svg") == 4
     assert not re.search(r'(src|href)="(?!data:|#)', page)
 
@@ -135,6 +137,66 @@ def test_a_new_photo_is_noticed(finished: tuple[Path, Result], tmp_path: Path) -
     result = _run(path, "--only", "ingest")
 
     assert "601 photos" in result.stdout
+
+
+def _listed(folder: Path, photos: Path) -> Path:
+    """A list in a folder of its own of photos that lie elsewhere."""
+    folder.mkdir()
+    with (folder / "list.csv").open("w", newline="") as file:
+        rows = csv.writer(file)
+        rows.writerow(("path", "person"))
+        rows.writerows((photo, photo.parent.name) for photo in sorted(photos.glob("*/*.png")))
+    return folder / "list.csv"
+
+
+def test_a_photo_that_a_list_names_outside_its_folder_is_noticed_and_other_files_beside_it_are_not(
+    tmp_path: Path,
+) -> None:
+    registry_with(tmp_path / "models")
+    photos = write_photos(tmp_path / "photos", crops(people=8))
+    source = _listed(tmp_path / "lists", photos)
+    path = job_file(tmp_path, source, job=str(source.parent / "job"))
+    assert _again(_run(path, "--only", "ingest")) == ["ingest"]
+
+    assert "ingest: 48 photos of 8 people (done before)" in _run(path, "--only", "align").stdout
+    first, second = sorted(photos.glob("*/*.png"))[:2]
+    shutil.copy(second, first)
+    os.utime(first, ns=(0, 0))
+    assert "run that stage first" in _run(path, "--only", "align").stderr
+
+
+def test_a_source_of_shards_is_its_archives_and_not_the_job_beside_them(tmp_path: Path) -> None:
+    registry_with(tmp_path / "models")
+    photos = write_photos(tmp_path / "photos", crops(people=8))
+    (tmp_path / "shards").mkdir()
+    with tarfile.open(tmp_path / "shards" / "part-0.tar", "w") as archive:
+        for photo in sorted(photos.glob("*/*.png")):
+            archive.add(photo, f"{photo.parent.name}/{photo.name}")
+    path = job_file(tmp_path, tmp_path / "shards", job=str(tmp_path / "shards" / "job"))
+    assert _again(_run(path, "--only", "ingest")) == ["ingest"]
+
+    assert "ingest: 48 photos of 8 people (done before)" in _run(path, "--only", "align").stdout
+
+
+def test_a_photo_whose_name_is_no_utf8_can_be_trained_on(tmp_path: Path) -> None:
+    registry_with(tmp_path / "models")
+    photos = write_photos(tmp_path / "photos", crops(people=8))
+    first = next(photos.glob("*/*.png"))
+    first.rename(first.with_name(os.fsdecode(b"\xff.png")))
+
+    assert _run(job_file(tmp_path, photos), "--only", "ingest").exit_code == 0
+
+
+def test_a_source_that_is_not_there_or_damaged_is_one_line_of_ingest(tmp_path: Path) -> None:
+    registry_with(tmp_path / "models")
+    (tmp_path / "list.csv").write_text("path,person\n1.jpg\n")
+
+    for source, reason in (("list.csv", "line 2: 1 cells for 2 columns"), ("gone", "No such file or directory")):
+        result = _run(job_file(tmp_path, tmp_path / source))
+        assert result.exit_code == 2
+        assert len(result.stderr.splitlines()) == 1
+        assert result.stderr.startswith("Error: ingest: ")
+        assert reason in result.stderr
 
 
 def test_one_stage_can_be_run_alone_where_its_inputs_are_there(copy: Path) -> None:
@@ -214,6 +276,68 @@ def test_a_stage_that_fails_leaves_those_before_it_and_says_which_and_why(photos
     assert "Error: split: " in result.stderr
     assert registry.champion("embedder") == "champion"
     assert _again(_run(path)) == []  # all that was done stays done
+
+
+@pytest.mark.parametrize("kill_at", [1, 2])
+def test_a_kill_while_the_output_of_a_stage_is_exchanged_loses_neither_old_nor_new(
+    copy: Path, monkeypatch: pytest.MonkeyPatch, kill_at: int
+) -> None:
+    class Killed(BaseException):
+        pass
+
+    renames = 0
+    rename = Path.rename
+
+    def killed(self: Path, target: Path) -> Path:
+        nonlocal renames
+        renames += "evaluate-" in self.name
+        if renames == kill_at and "evaluate-" in self.name:
+            raise Killed
+        return rename(self, target)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "rename", killed)
+        with pytest.raises(Killed):
+            _run(copy, "--only", "evaluate")
+    result = _run(copy)
+    assert result.exit_code == 0, result.output
+    assert _again(result) == []
+    assert not list((copy.parent / "job" / "stages").glob(".old-*"))
+
+
+def test_a_disk_that_fails_at_the_very_end_of_a_stage_is_one_line(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(_self: Path, _target: Path) -> Path:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "rename", full)
+    result = _run(copy, "--only", "evaluate")
+
+    assert result.exit_code == 2
+    assert [line for line in result.stderr.splitlines() if "report" not in line] == [
+        "Error: evaluate: [Errno 28] No space left on device"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("change", "status"), [("gate.min_people=1000", 3), ("split.held_out=0.001", 2), ("gate.margin=0.01", 0)]
+)
+def test_a_report_that_cannot_be_written_does_not_hide_how_the_job_ended(copy: Path, change: str, status: int) -> None:
+    report = copy.parent / "job" / "report.html"
+    report.unlink()
+    (report / "in the way").mkdir(parents=True)
+
+    result = _run(copy, "--set", change)
+
+    assert result.exit_code == status
+    assert "report: could not be written: cannot write " in result.stderr
+    assert sum(line.startswith("Error: ") for line in result.stderr.splitlines()) == (status != 0)
+
+
+def test_another_number_of_rounds_measures_the_champion_anew_as_well(copy: Path) -> None:
+    more = ("--set", "evaluate.rounds=21")
+    assert _run(copy, *more, "--only", "evaluate").exit_code == 0
+
+    assert "gate reads what compare gives, which is not there" in _run(copy, *more, "--only", "gate").stderr
 
 
 def test_two_processes_do_not_work_on_one_job(copy: Path) -> None:

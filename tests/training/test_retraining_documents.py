@@ -33,3 +33,9 @@ def test_the_example_is_a_job(tmp_path: Path) -> None:
     (tmp_path / "retrain.yaml").write_text(block)
 
     assert read_retrain(tmp_path / "retrain.yaml").name == "people-1"
+
+
+def test_the_jobs_that_the_tables_were_made_with_can_be_read() -> None:
+    job = read_retrain(Path(__file__).parents[2] / "training" / "configs" / "retrain" / "lfw.yaml")
+
+    assert (job.gate.fmr, job.gate.margin, job.gate.against) == (0.01, 0.02, "champion")

@@ -66,7 +66,13 @@ def retrain(path: Path, only: str | None, begin: str | None, overrides: tuple[st
 
 
 def _report(job: "Job") -> None:
-    from training.retrain.report import write_report
+    """Whatever is wrong with the report, how the job itself ended is what its exit status says."""
+    if not job.done:
+        return
+    try:
+        from training.retrain.report import write_report
 
-    if job.done:
         click.echo(f"report: {write_report(job)}")
+    except Exception as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        click.echo(f"report: could not be written: {reason}", err=True)

@@ -2,6 +2,7 @@
 
 import csv
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from training.data.errors import DataError
@@ -14,13 +15,40 @@ def read_list(path: Path) -> Iterator[Photo]:
     Raises:
         DataError: no header, a row of another length, an empty cell or a missing photo, with the line.
     """
+    for row in _rows(path):
+        try:
+            data = (path.parent / row.name).read_bytes()
+        except (OSError, ValueError) as error:
+            reason = error.strerror if isinstance(error, OSError) else error
+            raise DataError(f"{path}, line {row.line}: cannot read {row.name}: {reason}") from error
+        yield Photo(row.person, row.name, data, row.groups)
+
+
+def listed_files(path: Path) -> Iterator[Path]:
+    """The photos that a list names, there or not, without opening them.
+
+    Raises:
+        DataError: the list is damaged, with the line.
+    """
+    return (path.parent / row.name for row in _rows(path))
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    line: int
+    name: str
+    person: str
+    groups: dict[str, str]
+
+
+def _rows(path: Path) -> Iterator[_Row]:
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             reader = csv.reader(file, strict=True)
             columns = _check_header(path, next(reader, []))
             for row in reader:
                 if row:
-                    yield _photo(path, reader.line_num, columns, row)
+                    yield _row(path, reader.line_num, columns, row)
     except OSError as error:
         raise DataError(f"cannot read {path}: {error.strerror}") from error
     except csv.Error as error:
@@ -39,16 +67,11 @@ def _check_header(path: Path, columns: list[str]) -> list[str]:
     return columns
 
 
-def _photo(path: Path, line: int, columns: list[str], row: list[str]) -> Photo:
+def _row(path: Path, line: int, columns: list[str], row: list[str]) -> _Row:
     if len(row) != len(columns):
         raise DataError(f"{path}, line {line}: {len(row)} cells for {len(columns)} columns")
     cells = dict(zip(columns, row, strict=True))
     name, person = cells.pop("path"), cells.pop("person")
     if not name or not person:
         raise DataError(f"{path}, line {line}: path and person must not be empty")
-    try:
-        data = (path.parent / name).read_bytes()
-    except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else error
-        raise DataError(f"{path}, line {line}: cannot read {name}: {reason}") from error
-    return Photo(person, name, data, cells)
+    return _Row(line, name, person, cells)

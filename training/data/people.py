@@ -37,9 +37,13 @@ def read_people(path: Path) -> Iterator[Photo]:
 
 
 def _read_folder(path: Path) -> Iterator[Photo]:
-    for file in sorted(path.glob("*/*")):
-        if file.suffix.lower() in PHOTO_SUFFIXES and file.is_file():
-            yield Photo(file.parent.name, f"{file.parent.name}/{file.name}", read_bytes(file))
+    for file in folder_files(path):
+        yield Photo(file.parent.name, f"{file.parent.name}/{file.name}", read_bytes(file))
+
+
+def folder_files(path: Path) -> Iterator[Path]:
+    """The photos of a folder PERSON/PHOTO by name, without opening them."""
+    return (file for file in sorted(path.glob("*/*")) if file.suffix.lower() in PHOTO_SUFFIXES and file.is_file())
 
 
 def read_bytes(file: Path) -> bytes:

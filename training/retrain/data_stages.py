@@ -15,7 +15,7 @@ from training.data.aligning import Cut, align_photos
 from training.data.errors import DataError
 from training.data.faces import DetectingCutter, WholeCutter
 from training.data.parts import AlignSettings, sha256
-from training.data.photos import read_photos
+from training.data.photos import read_photos, source_files
 from training.evaluation.folds import balanced_pairs
 from training.retrain import cleaning, duplicates, review
 from training.retrain.cleaning import Finding, Levels
@@ -27,18 +27,28 @@ _WIDTHS = {"arcface": 1.0, "sphereface": 96 / 112}
 
 
 def source_fingerprint(path: Path) -> list[Any]:
-    """What tells, without reading every photo, that a source may have changed: names, sizes and times of its files."""
-    files = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else _files(path)
-    stats = ((file, file.stat()) for file in files)
-    return [str(path.absolute()), [[str(file), stat.st_size, stat.st_mtime_ns] for file, stat in stats]]
+    """What tells, without reading a photo, that a source may have changed: names, sizes and times of its files.
+
+    Of the very files that would be read, wherever they lie: what else is in their folder, such as the job's own output,
+    is none of it.
+    """
+    try:
+        files = source_files(path)
+    except DataError:  # it is ingest that says what is wrong, and once that is mended this is another source
+        files = [path]
+    return [_plain_path(path), [[_plain_path(file), *_size_and_time(file)] for file in files]]
 
 
-def _files(path: Path) -> list[Path]:
-    """The file itself; the files of a glob; of a list also all that lies in its folder."""
-    if not path.exists():
-        return sorted(path.parent.glob(path.name)) if path.parent.is_dir() else []
-    beside = path.parent.rglob("*") if path.suffix.lower() == ".csv" else iter(())
-    return sorted({path, *(file for file in beside if file.is_file())})
+def _plain_path(path: Path) -> str:
+    return str(path.absolute()).encode("utf-8", "backslashreplace").decode()  # a name need be no UTF-8
+
+
+def _size_and_time(file: Path) -> tuple[int, ...]:
+    try:
+        stat = file.stat()
+    except (OSError, ValueError):  # as a list may name a file that is not there, or none that could be
+        return ()
+    return stat.st_size, stat.st_mtime_ns
 
 
 def ingest(job: Job, work: Path) -> Outcome:
@@ -158,7 +168,7 @@ def _cleaned(
     there = {name for name in names if name is not None}
     if not there:
         raise DataError("cleaning leaves no photo; look at the levels, or switch it off with clean.enabled: false")
-    how = f"{len(findings):,} findings, " if enabled else "switched off, "
+    how = f"{len(findings):,} finding{'' if len(findings) == 1 else 's'}, " if enabled else "switched off, "
     line = f"{how}{counts['dropped']:,} photos dropped, {counts['renamed']:,} given to another person"
     return Outcome(digest_of(names), line, counts | {"people": len(there), "photos": len(names) - names.count(None)})
 

@@ -20,10 +20,10 @@ from training.retrain.state import Outcome, digest_of, read_json, write_json, wr
 
 
 def compare_section(job: Job) -> Any:
-    """How to compare, and with whom."""
+    """How to compare, with whom, and how the champion's own figures beside it are measured."""
     given = job.config.gate
     against = job.pinned("against").manifest.contract_id if job.pins["against"] else None
-    return [given.fmr, given.rounds, against]
+    return [given.fmr, given.rounds, against, job.config.evaluate.rounds]
 
 
 def compare(job: Job, work: Path) -> Outcome:

@@ -129,9 +129,9 @@ def run_job(job: Job, stages: tuple[Stage, ...], only: str | None = None, begin:
 
 def _run(job: Job, stage: Stage, key: str) -> Done:
     began = time.monotonic()
-    work = job.folder.work(stage.name, key, stage.resumes)
     try:
-        outcome = stage.run(job, work)
+        outcome = stage.run(job, job.folder.work(stage.name, key, stage.resumes))
+        return job.folder.finish(stage.name, key, outcome, time.monotonic() - began)
     except FaceError as error:
         raise StageFailedError(f"{stage.name}: {error.message}") from error
     except OSError as error:
@@ -139,7 +139,6 @@ def _run(job: Job, stage: Stage, key: str) -> Done:
     except Exception as error:  # whatever it is, one is to know where
         reason = (str(error).splitlines() or [""])[0]
         raise StageFailedError(f"{stage.name}: unexpected {type(error).__name__}: {reason}") from error
-    return job.folder.finish(stage.name, key, outcome, time.monotonic() - began)
 
 
 def _done(job: Job, stage: str, key: str) -> Done | None:

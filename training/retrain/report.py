@@ -46,6 +46,8 @@ def _values(job: Job) -> dict[str, Any]:
         "findings": _findings(job) if "clean" in job.done else {},
         "decision": job.done["gate"].outcome.facts if "gate" in job.done else None,
         "promoted": "promote" in job.done and job.done["promote"].outcome.facts["promoted"],
+        "against": job.done["compare"].outcome.facts["against"] if "compare" in job.done else None,
+        "fmr": job.config.gate.fmr,
         "comparison": _json(job, "compare", "compare.json") or [],
         "rates": (_json(job, "evaluate", "evaluation.json") or {}).get("rates", []),
         "groups": (_json(job, "evaluate", "evaluation.json") or {}).get("groups"),
@@ -70,7 +72,7 @@ def _findings(job: Job) -> dict[str, Any]:
         kind: {
             "count": sum(each["kind"] == kind for each in found),
             "shown": [
-                each | {"images": [_thumbnail(data, each["row"]), _beside(data, each)]}
+                each | {"images": [_own(data, each), _beside(data, each)]}
                 for each in [other for other in found if other["kind"] == kind][:_SHOWN]
             ],
         }
@@ -78,12 +80,20 @@ def _findings(job: Job) -> dict[str, Any]:
     }
 
 
+def _own(data: AlignedSet, finding: dict[str, Any]) -> str | None:
+    """The photo, or the first of the person whom all of it is about."""
+    return _thumbnail(data, _first(data, finding["person"]) if finding["row"] is None else finding["row"])
+
+
 def _beside(data: AlignedSet, finding: dict[str, Any]) -> str | None:
     """The photo that it is the same as, or the first of the person that it looks like."""
     row = finding["other_row"]
-    if row is None and finding["other_person"] in data.people:
-        row = int(np.flatnonzero(data.labels == data.people.index(finding["other_person"]))[0])
-    return _thumbnail(data, row)
+    return _thumbnail(data, _first(data, finding["other_person"]) if row is None else row)
+
+
+def _first(data: AlignedSet, person: str | None) -> int | None:
+    known = person in data.people
+    return int(np.flatnonzero(data.labels == data.people.index(person))[0]) if person is not None and known else None
 
 
 def _thumbnail(data: AlignedSet, row: int | None) -> str | None:

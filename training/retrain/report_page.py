@@ -15,9 +15,12 @@ body { font: 16px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto
 h1, h2 { line-height: 1.2; } h2 { margin-top: 2.5rem; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 th, td { text-align: left; padding: .25rem 1rem .25rem 0; border-bottom: 1px solid var(--line); vertical-align: top; }
+td { white-space: nowrap; } td.text { white-space: normal; overflow-wrap: anywhere; min-width: 11rem; }
+td.number { text-align: right; }
 .scroll { overflow-x: auto; } .soft, figcaption { color: var(--soft); }
 .figures, .findings { display: flex; flex-wrap: wrap; gap: 1rem; } figure { margin: 0; flex: 1 1 22rem; }
-.findings figure { flex: 0 0 10rem; font-size: .8rem; overflow-wrap: anywhere; } .findings img { height: 72px; }
+.findings figure { flex: 0 0 10rem; font-size: .8rem; overflow-wrap: anywhere; }
+.findings img { height: 72px; margin-right: 4px; }
 svg { max-width: 100%; height: auto; }
 </style>
 </head>
@@ -37,18 +40,21 @@ svg { max-width: 100%; height: auto; }
 
 <h2>Stages</h2>
 <div class="scroll"><table>
-<tr><th>stage</th><th>seconds</th><th></th></tr>
+<tr><th>stage</th><th>seconds</th><th>what came of it</th></tr>
 {% for stage in stages %}
-<tr><td>{{ stage.name }}</td><td>{{ "%.1f"|format(stage.seconds) }}</td><td>{{ stage.line }}</td></tr>
+<tr><td>{{ stage.name }}</td><td class="number">{{ "{:,.1f}".format(stage.seconds) }}</td>
+<td class="text">{{ stage.line }}</td></tr>
 {% endfor %}
-<tr><th>all</th><td>{{ "%.1f"|format(seconds) }}</td><td></td></tr>
+<tr><th>all</th><td class="number">{{ "{:,.1f}".format(seconds) }}</td><td></td></tr>
 </table></div>
 {% if comparison %}
 
-<h2>Against the champion</h2>
-<p>On the same photos; intervals of the difference, 95 %, are bootstrapped over people.</p>
+<h2>Against {{ against }}</h2>
+<p>On the same photos, TAR at FMR {{ "%g"|format(fmr) }}. Intervals
+ of the difference, 95 %, are bootstrapped over people.</p>
 <div class="scroll"><table>
-<tr><th>who</th><th>people</th><th>what</th><th>candidate</th><th>champion</th><th>difference</th><th>interval</th></tr>
+<tr><th>who</th><th>people</th><th>what</th><th>candidate</th><th>{{ against }}</th><th>difference</th>
+<th>interval</th></tr>
 {% for each in comparison %}
 {% for what, found in (("TAR", each.tar), ("accuracy", each.accuracy)) %}
 {% if found %}
@@ -64,7 +70,7 @@ svg { max-width: 100%; height: auto; }
 
 <h2>Curves</h2>
 <div class="figures">
-{% for title, key in (("Similarities, candidate", "candidate"), ("Similarities, champion", "champion"),
+{% for title, key in (("Similarities, candidate", "candidate"), ("Similarities, " ~ (against or ""), "champion"),
 ("ROC, candidate", "roc"), ("DET, candidate", "det")) %}
 {% if key in figures %}
 <figure>{{ figures[key] }}<figcaption>{{ title }}</figcaption></figure>
@@ -106,7 +112,8 @@ svg { max-width: 100%; height: auto; }
 
 <h2>What was found in the data</h2>
 {% for kind, group in findings.items() %}
-<h3>{{ kind.replace("_", " ") }}: {{ "{:,}".format(group.count) }}</h3>
+<h3>{{ kind.replace("_", " ") }}: {{ "{:,}".format(group.count) }}{% if group.shown|length < group.count %}, \
+of which the first {{ group.shown|length }}{% endif %}</h3>
 <div class="findings">
 {% for each in group.shown %}
 <figure>{% for image in each.images %}{% if image %}<img src="{{ image }}" alt="">{% endif %}{% endfor %}

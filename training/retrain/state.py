@@ -24,6 +24,7 @@ from training.data.aligned_files import sync_folder
 from training.data.errors import DataError
 
 DONE = "done.json"
+_OLD = ".old-"
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +71,20 @@ class JobFolder:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
                 raise DataError(f"another process is at work on the job {self.root}") from error
+            self._put_back()
             yield
+
+    def _put_back(self) -> None:
+        """What a run that was killed while it exchanged an output left aside: back to its place, if that is empty."""
+        try:
+            for old in self.stages.glob(f"{_OLD}*"):
+                folder = self.stages / old.name.removeprefix(_OLD)
+                if folder.exists():
+                    shutil.rmtree(old)
+                else:
+                    old.rename(folder)
+        except OSError as error:
+            raise DataError(f"cannot write {self.stages}: {error.strerror}") from error
 
     def work(self, stage: str, key: str, resumes: bool) -> Path:
         """Where a stage writes before it is done; what a killed run left is kept where the stage can go on with it."""
@@ -81,13 +95,23 @@ class JobFolder:
         return folder
 
     def finish(self, stage: str, key: str, outcome: Outcome, seconds: float) -> Done:
-        """Seal the output of a stage: from now on it is there, whatever happens."""
+        """Seal the output of a stage: from now on it is there, whatever happens.
+
+        The output of a stage that was asked for again stays until the new one has its place.
+
+        Raises:
+            OSError: the disk is full or broken.
+        """
         work, folder = self.stages / f".{stage}-{key}", self.stages / f"{stage}-{key}"
         record = {"digest": outcome.digest, "line": outcome.line, "facts": outcome.facts, "seconds": round(seconds, 3)}
         write_json(work / DONE, record)
-        shutil.rmtree(folder, ignore_errors=True)  # only of a stage that was asked for again
+        old = self.stages / f"{_OLD}{stage}-{key}"
+        if folder.exists():
+            shutil.rmtree(old, ignore_errors=True)
+            folder.rename(old)
         work.rename(folder)
         sync_folder(self.stages)
+        shutil.rmtree(old, ignore_errors=True)
         return Done(folder, seconds, outcome)
 
     def done(self, stage: str, key: str) -> Done | None:

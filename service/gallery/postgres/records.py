@@ -77,6 +77,17 @@ class Records:
             raise NotFoundError(f"there is no subject {name!r} in {collection.name!r}", subject=name)
         return person
 
+    def uids(self, collection: str, subject: str | None = None) -> tuple[str, str | None]:
+        """The names that a collection and a person of it have in the audit log; None where there is no such person.
+
+        Raises:
+            NotFoundError: no such collection.
+        """
+        with self._database.snapshot():
+            row = self.look_up(collection)
+            found = None if subject is None else self.find_subject(row, subject)
+        return row.uid, found.uid if found else None
+
     def subject(self, collection: str, name: str) -> Subject:
         """A person and what is kept of their faces, oldest first."""
         with self._database.snapshot():
