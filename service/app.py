@@ -9,7 +9,7 @@ import signal
 import socket
 import ssl
 import sys
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -18,6 +18,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from models import zoo
+from models.buckets import batch_limit, warm_batches
 from models.bundle import Bundle, Manifest
 from models.errors import FaceError, ModelNotFoundError
 from models.image import ImageLimits, Pixels
@@ -32,10 +33,11 @@ from service.gallery.embedded import EmbeddedGallery
 from service.gallery.engine import postgres_gallery
 from service.grpc_api.server import GrpcOptions, GrpcParts, GrpcServer
 from service.inference.batcher import Batcher, BatcherOptions
+from service.inference.crew import Crew, crews_for
 from service.inference.detector import Detector
 from service.inference.embedder import Embedder
 from service.inference.finder import FaceFinder
-from service.inference.pool import Pool
+from service.inference.pool import PhotoPool, Pool
 from service.metrics import Metrics
 from service.people import People
 from service.rest.app import RestOptions, RestParts, create_app
@@ -62,11 +64,14 @@ class Inference:
     device: str
     pool: Pool
     batcher: Batcher[Pixels, Vector]
+    crews: tuple[Crew, ...]
 
     def close(self) -> None:
         """Finish what was accepted and stop the threads."""
         self.pool.close()
         self.batcher.close()
+        for crew in self.crews:
+            crew.close()
 
 
 def open_registry(settings: Settings, report: Callable[[str], None]) -> Registry:
@@ -92,19 +97,21 @@ def build_inference(settings: Settings, registry: Registry) -> Inference:
     options = SessionOptions(settings.device, threads=1)
     detector_session = Session(detector_bundle.model_path, options)
     detector = Detector(detector_session, detector_bundle.manifest.input)
-    embedder = Embedder(Session(embedder_bundle.model_path, options), embedder_bundle.manifest)
-    _warm_up(detector, embedder, settings.max_batch)
-    workers = settings.cores if detector_session.device == "cpu" else 1
+    embedder = Embedder(Session(embedder_bundle.model_path, options), embedder_bundle.manifest, settings.max_batch)
+    max_batch = batch_limit(detector_session.device, settings.max_batch)
+    _warm_up(detector, embedder, warm_batches(detector_session.device, max_batch))
+    crews = crews_for(detector_session.device, settings.cores)
     batcher: Batcher[Pixels, Vector] = Batcher(
         "embed",
         embed_function(embedder.embed),
-        BatcherOptions(settings.max_batch, settings.max_queue, workers),
+        BatcherOptions(max_batch, settings.max_queue, max_delay_s=settings.max_queue_delay_s),
+        crews[-1],
     )
-    pool = Pool("photo", settings.cores, settings.max_queue)
+    pool = PhotoPool(crews[0], settings.max_queue, batcher.cost_s)
     limits = ImageLimits(settings.max_image_bytes, settings.max_image_pixels)
     finder = FaceFinder(detector, embedder.template, limits)
     faces = Faces(finder, embedder_bundle.manifest, batcher, pool, settings.target_fmr)
-    return Inference(faces, detector_bundle, embedder_bundle, detector_session.device, pool, batcher)
+    return Inference(faces, detector_bundle, embedder_bundle, detector_session.device, pool, batcher, crews)
 
 
 def raise_file_limit() -> None:
@@ -358,12 +365,12 @@ def _pull_if_missing(
         zoo.pull(registry, asked or default, report=report)
 
 
-def _warm_up(detector: Detector, embedder: Embedder, max_batch: int) -> None:
+def _warm_up(detector: Detector, embedder: Embedder, batches: Sequence[int]) -> None:
     """Run each network once in its usual sizes, so that the first caller does not pay for it."""
     detector.detect(np.zeros((640, 640, 3), np.uint8))
     template = embedder.template
     grey = np.full((template.height, template.width, 3), 127, np.uint8)
-    for size in {1, max_batch}:
+    for size in batches:
         embedder.embed([grey] * size)
 
 
