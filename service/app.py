@@ -23,7 +23,7 @@ from models.bundle import Bundle, Manifest
 from models.errors import FaceError, ModelNotFoundError
 from models.image import ImageLimits, Pixels
 from models.registry import Registry
-from models.runtime import Session, SessionOptions
+from models.runtime import Session, SessionOptions, route
 from service.admin import Admin
 from service.domain import Vector
 from service.errors import InvalidRequestError, StorageError
@@ -94,13 +94,16 @@ def build_inference(settings: Settings, registry: Registry) -> Inference:
     embedder_bundle = registry.resolve("embedder", settings.model)
     if embedder_bundle.manifest.calibration is not None:
         embedder_bundle.manifest.calibration.threshold_at(settings.target_fmr)  # a default that could never be met
-    options = SessionOptions(settings.device, threads=1)
-    detector_session = Session(detector_bundle.model_path, options)
+    # OpenVINO prepares itself anew for each shape, and photos have many.
+    detector_device = "cpu" if settings.device == "openvino" else settings.device
+    detector_session = Session(detector_bundle.model_path, SessionOptions(detector_device, threads=1))
+    options = SessionOptions(settings.device, threads=1, precision=embedder_bundle.manifest.precision)
     detector = Detector(detector_session, detector_bundle.manifest.input)
-    embedder = Embedder(Session(embedder_bundle.model_path, options), embedder_bundle.manifest, settings.max_batch)
-    max_batch = batch_limit(detector_session.device, settings.max_batch)
-    _warm_up(detector, embedder, warm_batches(detector_session.device, max_batch))
-    crews = crews_for(detector_session.device, settings.cores)
+    session = Session(embedder_bundle.model_path, options)
+    max_batch = batch_limit(session.device, settings.max_batch)
+    embedder = Embedder(session, embedder_bundle.manifest, max_batch)
+    _warm_up(detector, embedder, warm_batches(session.device, max_batch))
+    crews = crews_for(session.device, settings.cores)
     batcher: Batcher[Pixels, Vector] = Batcher(
         "embed",
         embed_function(embedder.embed),
@@ -111,7 +114,7 @@ def build_inference(settings: Settings, registry: Registry) -> Inference:
     limits = ImageLimits(settings.max_image_bytes, settings.max_image_pixels)
     finder = FaceFinder(detector, embedder.template, limits)
     faces = Faces(finder, embedder_bundle.manifest, batcher, pool, settings.target_fmr)
-    return Inference(faces, detector_bundle, embedder_bundle, detector_session.device, pool, batcher, crews)
+    return Inference(faces, detector_bundle, embedder_bundle, route(session, detector_session), pool, batcher, crews)
 
 
 def raise_file_limit() -> None:

@@ -1,4 +1,4 @@
-"""facesphere models promote | rollback | export | import: which model serves, and carrying one elsewhere."""
+"""facesphere models promote | rollback | precision | export | import: which serves, and carrying one elsewhere."""
 
 from pathlib import Path
 from typing import Any
@@ -6,8 +6,10 @@ from typing import Any
 import click
 
 from models import archive
+from models.bundle import Precision
 from models.registry import Registry
 from service.commands.common import data_dir
+from service.import_onnx import in_precision
 from service.settings import read_settings
 
 
@@ -30,6 +32,16 @@ def promote(model_id: str, **flags: Any) -> None:
 def rollback(kind: str, **flags: Any) -> None:
     """Make the champion before the present one champion again."""
     click.echo(f"{_registry(flags).roll_back(kind)} is the {kind} from the next start on")
+
+
+@click.command("precision", epilog="Example: facesphere models precision sface-2021dec bfloat16")
+@click.argument("model_id", metavar="ID")
+@click.argument("precision", type=click.Choice(["float32", "bfloat16"]))
+@data_dir
+def set_precision(model_id: str, precision: Precision, **flags: Any) -> None:
+    """Add a model that is the same network computed in another precision: another contract, with an id of its own."""
+    manifest = in_precision(_registry(flags), model_id, precision)
+    click.echo(f"{manifest.id}: added (contract {manifest.contract_id})")
 
 
 @click.command("export", epilog="Example: facesphere models export lfw-2 --out lfw-2.tar")

@@ -15,6 +15,8 @@ class Embedder:
     """One embedding network. May be called from several threads."""
 
     def __init__(self, session: Session, manifest: Manifest, max_batch: int = 8) -> None:
+        if session.precision != manifest.precision:
+            raise ValueError(f"{manifest.id} is of {manifest.precision}, the session of {session.precision}")
         self._session = session
         self.manifest = manifest
         self.template = manifest.alignment
