@@ -145,6 +145,7 @@ def test_these_are_the_commands() -> None:
         "models list",
         "models show",
         "models add",
+        "models precision",
         "models promote",
         "models rollback",
         "models export",
