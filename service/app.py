@@ -107,7 +107,8 @@ def build_inference(settings: Settings, registry: Registry) -> Inference:
     batcher: Batcher[Pixels, Vector] = Batcher(
         "embed",
         embed_function(embedder.embed),
-        BatcherOptions(max_batch, settings.max_queue, max_delay_s=settings.max_queue_delay_s),
+        # A photo was let in by what both stages cost; to refuse its crops would be late and waste the first one.
+        BatcherOptions(max_batch, settings.max_queue, max_delay_s=settings.max_queue_delay_s, predict=False),
         crews[-1],
     )
     pool = PhotoPool(crews[0], settings.max_queue, batcher.cost_s)

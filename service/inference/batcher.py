@@ -26,6 +26,8 @@ MAX_RETRY_AFTER_S = 60
 # How much one batch says about the next; of an outlier no more than so many times what was usual.
 _NEWEST = 0.1
 _OUTLIER = 4.0
+# Work that is let in and then too late has cost the most; what is running, and the loop, take time beside what waits.
+_MARGIN = 1.25
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +121,7 @@ class Batcher(Generic[Item, Result]):
         ahead = self._line.ahead_of(urgency.bulk)
         if not ahead:
             return
-        expected = self._crew.expected_wait_s(urgency.bulk) + self.cost_s()
+        expected = _MARGIN * (self._crew.expected_wait_s(urgency.bulk) + self.cost_s())
         if ahead + count > room:
             raise OverloadedError(f"{ahead} items are waiting already", _retry_after(expected / 2))
         if self._options.predict and now + expected > urgency.deadline:
