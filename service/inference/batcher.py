@@ -26,7 +26,7 @@ MAX_RETRY_AFTER_S = 60
 # How much one batch says about the next; of an outlier no more than so many times what was usual.
 _NEWEST = 0.1
 _OUTLIER = 4.0
-# Work that is let in and then too late has cost the most; what is running, and the loop, take time beside what waits.
+# Work that is let in and then too late has cost the most; the loop, and other programs, take time.
 _MARGIN = 1.25
 
 
@@ -132,6 +132,11 @@ class Batcher(Generic[Item, Result]):
             )
 
     # What the crew asks, with its lock held.
+
+    @property
+    def running(self) -> int:
+        """Items that are being worked on."""
+        return self._running
 
     def count(self, bulk: bool) -> int:
         """Waiting items of interactive requests; with `bulk` all of them."""

@@ -29,6 +29,10 @@ class Job(Protocol):
 class Queue(Protocol):
     """What a crew asks of its queues, always with its lock held."""
 
+    @property
+    def running(self) -> int:
+        """Items that are being worked on."""
+
     def count(self, bulk: bool) -> int:
         """Waiting items of interactive requests; with `bulk` all of them."""
 
@@ -71,7 +75,8 @@ class Crew:
 
     def expected_wait_s(self, bulk: bool) -> float:
         """How long one that came now would wait for its turn, by what work has cost lately; the lock is held."""
-        return sum(queue.count(bulk) * queue.cost_s() for queue in self._queues) / self.threads
+        ahead = ((queue.count(bulk) + queue.running / 2) * queue.cost_s() for queue in self._queues)  # half is done
+        return sum(ahead) / self.threads
 
     def close(self) -> None:
         """Finish what is queued, then stop."""
