@@ -119,15 +119,15 @@ class Batcher(Generic[Item, Result]):
         if self._line.ahead_of(urgency.bulk) + count > room:
             self._line.drop_gone(now)
         ahead = self._line.ahead_of(urgency.bulk)
-        if not ahead:
+        if not ahead and self._crew.idle:
             return
         expected = _MARGIN * (self._crew.expected_wait_s(urgency.bulk) + self.cost_s())
-        if ahead + count > room:
+        if ahead and ahead + count > room:
             raise OverloadedError(f"{ahead} items are waiting already", _retry_after(expected / 2))
         if self._options.predict and now + expected > urgency.deadline:
             left = urgency.deadline - now
             raise OverloadedError(
-                f"{ahead} items are waiting, for about {expected:.2f} s; the deadline is in {left:.2f} s",
+                f"an answer takes about {expected:.2f} s now, the deadline is in {left:.2f} s",
                 _retry_after(expected - left),
             )
 
