@@ -36,8 +36,11 @@ def in_bulk() -> Iterator[None]:
 
 @contextlib.contextmanager
 def due_in(seconds: float) -> Iterator[None]:
-    """What is asked for in here is of no use to anybody after so many seconds, or after an earlier deadline."""
-    with _as(replace(urgency(), deadline=min(urgency().deadline, time.monotonic() + seconds))):
+    """A request begins, which is of no use to anybody after so many seconds; it is interactive until said otherwise.
+
+    It inherits nothing: a connection that is kept open may hand the context of one request on to the next.
+    """
+    with _as(Urgency(deadline=time.monotonic() + seconds)):
         yield
 
 

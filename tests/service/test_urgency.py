@@ -1,6 +1,7 @@
 """Two classes, deadlines, admission by expected waiting time, and several stages that share their threads."""
 
 import asyncio
+import math
 import threading
 from collections.abc import Iterator
 
@@ -257,18 +258,27 @@ def test_a_photo_is_refused_by_what_its_later_stages_will_cost() -> None:
     crew.close()
 
 
-def test_urgency_travels_with_the_request_and_the_earliest_deadline_holds() -> None:
+def test_urgency_travels_with_the_request_and_ends_with_it() -> None:
     async def inner() -> Urgency:
         return urgency()
 
-    async def scenario() -> Urgency:
-        with due_in(100), in_bulk(), due_in(3600):
-            first = asyncio.create_task(inner())
-        with due_in(3600):
-            second = asyncio.create_task(inner())
-        return await first if (await second).deadline > (await first).deadline else await second
+    async def scenario() -> tuple[Urgency, Urgency]:
+        with due_in(100):
+            interactive = asyncio.create_task(inner())
+            with in_bulk():
+                bulk = asyncio.create_task(inner())
+        return await interactive, await bulk
 
-    seen = asyncio.run(scenario())
+    interactive, bulk = asyncio.run(scenario())
 
-    assert seen.bulk
+    assert (interactive.bulk, bulk.bulk) == (False, True)
+    assert interactive.deadline == bulk.deadline < math.inf
     assert urgency() == Urgency()
+
+
+def test_a_request_inherits_nothing_from_the_one_before_it() -> None:
+    with due_in(1), in_bulk():
+        first = urgency().deadline
+        with due_in(100):
+            assert urgency().deadline > first
+            assert not urgency().bulk
