@@ -49,8 +49,12 @@ format: $(VENV)/.dev
 proto: $(VENV)/.dev
 	proto/generate.sh
 
+# A few minutes: what a photo costs served, and throughput, crowds and overload in short rounds.
 bench: $(VENV)/.dev
-	$(BIN)/python benchmarks/latency.py
+	$(BIN)/python benchmarks/latency.py --rounds 10
+	$(BIN)/python benchmarks/throughput.py --seconds 1 --rounds 1
+	$(BIN)/python benchmarks/crowd.py --seconds 2 --rounds 1
+	$(BIN)/python benchmarks/overload.py --seconds 3 --rounds 1
 
 bench-training: $(VENV)/.dev
 	$(BIN)/python benchmarks/training.py $(ARGS)

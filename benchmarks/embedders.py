@@ -44,7 +44,7 @@ def _embedder(registry: Registry, name: str, device: str) -> Embedder:
     if name in zoo.known_ids():
         zoo.pull(registry, name)
     bundle = registry.resolve("embedder", name)
-    return Embedder(Session(bundle.model_path, SessionOptions(device, threads=1)), bundle.manifest)
+    return Embedder(Session(bundle.model_path, SessionOptions(device, 1, bundle.manifest.precision)), bundle.manifest)
 
 
 def _measure(embedders: list[Embedder], batch: int, rounds: int) -> tuple[list[float], list[float]]:

@@ -27,6 +27,7 @@ class Address:
     http_host: str
     http_port: int
     grpc: str
+    pid: int = 0
 
 
 def default_models() -> Registry:
@@ -38,8 +39,12 @@ def default_models() -> Registry:
 
 
 @contextlib.contextmanager
-def server(threads: int, data_dir: Path | None = None, end: signal.Signals = signal.SIGTERM) -> Iterator[Address]:
+def server(
+    threads: int, data_dir: Path | None = None, end: signal.Signals = signal.SIGTERM, **settings: str
+) -> Iterator[Address]:
     """Start `facesphere serve` and wait until it is ready; without a data folder it begins with an empty gallery.
+
+    `settings` are further FACESPHERE_* variables.
 
     Raises:
         RuntimeError: it did not start; with what it said.
@@ -51,7 +56,7 @@ def server(threads: int, data_dir: Path | None = None, end: signal.Signals = sig
             stdout=subprocess.PIPE,
             stderr=log,
             text=True,
-            env=_environment(FACESPHERE_MODELS_DIR=str(MODELS)),
+            env=_environment(FACESPHERE_MODELS_DIR=str(MODELS), **settings),
         )
         try:
             assert process.stdout is not None
@@ -59,7 +64,7 @@ def server(threads: int, data_dir: Path | None = None, end: signal.Signals = sig
             if not line:
                 log.seek(0)
                 raise RuntimeError(f"the server did not start: {log.read()}")
-            yield _address(line)
+            yield _address(line, process.pid)
         finally:
             _stop(process, end)
 
@@ -69,10 +74,10 @@ def _environment(**settings: str) -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if not name.startswith("FACESPHERE_")} | settings
 
 
-def _address(line: str) -> Address:
+def _address(line: str, pid: int) -> Address:
     ready = json.loads(line)
     http = urlsplit(ready["http"])
-    return Address(str(http.hostname), int(http.port or 0), ready["grpc"])
+    return Address(str(http.hostname), int(http.port or 0), ready["grpc"], pid)
 
 
 def _stop(process: subprocess.Popen[str], end: signal.Signals) -> None:

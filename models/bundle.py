@@ -23,6 +23,7 @@ CARD = "card.md"
 MAX_CARD_BYTES = 64 * 1024  # a page or ten; what is longer belongs beside the model and not into every copy of it
 
 Triple = tuple[float, float, float]
+Precision = Literal["float32", "bfloat16"]
 ModelId = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
@@ -81,6 +82,7 @@ class Manifest(_Frozen):
     """manifest.json, checked field by field; an unknown key is an error.
 
     With `mirror` a crop's vector is that of its mirror image added to its own, before both are scaled to unit length.
+    `precision` is what the network computes in, whatever the processor would choose by itself.
     """
 
     format: Literal[1] = 1
@@ -92,6 +94,7 @@ class Manifest(_Frozen):
     template: str | None = None
     dimension: int | None = Field(default=None, ge=2, le=8192)
     mirror: bool = False
+    precision: Precision = "float32"
     contract_id: str = ""
     licence: Licence
     provenance: Provenance
@@ -123,7 +126,7 @@ class Manifest(_Frozen):
 
 
 def contract_id(manifest: Manifest) -> str:
-    """Hash of everything that changes a vector: weights, input, alignment, dimension, mirror. 16 hexadecimal digits.
+    """Hash of what changes a vector: weights, input, alignment, dimension, mirror, precision. 16 hexadecimal digits.
 
     Name, licence, metrics and calibration are left out: changing them leaves old vectors comparable with new ones.
     """
@@ -136,6 +139,8 @@ def contract_id(manifest: Manifest) -> str:
     }
     if manifest.mirror:  # only then: contracts from before there was a choice keep their name
         meaning["mirror"] = True
+    if manifest.precision != "float32":
+        meaning["precision"] = manifest.precision
     canonical = json.dumps(meaning, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).hexdigest()[:16]
 
@@ -242,8 +247,9 @@ def write(folder: Path, model: bytes, manifest: Manifest, card: str | None = Non
 
 
 def manifest_json(manifest: Manifest) -> str:
-    """The manifest as it is stored; without `mirror` where it is off, so that older servers read it."""
-    return manifest.model_dump_json(indent=2, exclude_none=True, exclude=None if manifest.mirror else {"mirror"}) + "\n"
+    """The manifest as it is stored; without `mirror` and `precision` where they are as ever: older servers read it."""
+    usual = {name for name, value in (("mirror", False), ("precision", "float32")) if getattr(manifest, name) == value}
+    return manifest.model_dump_json(indent=2, exclude_none=True, exclude=usual) + "\n"
 
 
 def _checked_card(data: bytes) -> bytes:

@@ -14,8 +14,9 @@ os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
 import onnxruntime as ort
 
+from models.bundle import Precision
 from models.errors import DeviceUnavailableError, InvalidBundleError
-from models.onnx_graph import check_whole
+from models.onnx_graph import check_whole, without_prelu
 from models.preprocess import Vectors
 
 Device = Literal["auto", "cpu", "cuda", "tensorrt", "openvino"]
@@ -27,24 +28,33 @@ _PROVIDERS = {
     "tensorrt": "TensorrtExecutionProvider",
     "openvino": "OpenVINOExecutionProvider",
 }
-# Chosen by itself only where a graph is not compiled for minutes first, and precision does not depend on the processor.
+# Chosen by itself only where a graph is not compiled for minutes first.
 _AUTO = ("cuda", "cpu")
 _EXTRAS = {"cuda": "gpu", "tensorrt": "gpu", "openvino": "openvino", "cpu": "cpu"}
-# OpenVINO picks bfloat16 by itself on processors that have it: the same photo would then give other vectors elsewhere.
+# Only this one computes in bfloat16 on a processor. Left alone it would do so wherever the processor can, and the same
+# photo would give other vectors elsewhere: the precision is always the manifest's.
+_BFLOAT16_DEVICE = "openvino"
+_BFLOAT16_FLAGS = frozenset(("avx512_bf16", "amx_bf16"))
 _OPTIONS: dict[str, dict[str, str]] = {
     "openvino": {
         "device_type": "CPU",
-        "load_config": '{"CPU": {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": "%d"}}',
+        "load_config": '{"CPU": {"INFERENCE_PRECISION_HINT": "{precision}", "INFERENCE_NUM_THREADS": "{threads}"}}',
     },
 }
 
 
+# A runtime keeps the memory of its largest input for ever, 130 MB a thread for a detector that once saw 1920 x 1920
+# pixels. After inputs over so many bytes it gives that back, which costs a quarter of the run: not after ordinary ones.
+_LARGE_INPUT = 24 * 2**20
+
+
 @dataclass(frozen=True, slots=True)
 class SessionOptions:
-    """Where and with how many threads a session runs. 0 threads: all cores."""
+    """Where, with how many threads and in which precision a session runs. 0 threads: all cores."""
 
     device: str = "auto"
     threads: int = 1
+    precision: Precision = "float32"
 
 
 def installed_runtimes() -> list[str]:
@@ -53,16 +63,17 @@ def installed_runtimes() -> list[str]:
     return sorted(name for name in names if name == "onnxruntime" or name.startswith("onnxruntime-"))
 
 
-def choose_device(asked: str, available: list[str], runtimes: list[str]) -> str:
+def choose_device(asked: str, available: list[str], runtimes: list[str], precision: Precision = "float32") -> str:
     """The one device to try.
 
     Args:
         asked: a member of `DEVICES`.
         available: execution providers compiled into the runtime.
         runtimes: what `installed_runtimes` found.
+        precision: what the network is to compute in; not every device can.
 
     Raises:
-        DeviceUnavailableError: unknown, not compiled in, or several runtimes overwrote each other.
+        DeviceUnavailableError: unknown, not compiled in, not of that precision, or runtimes overwrote each other.
     """
     if asked not in DEVICES:
         raise DeviceUnavailableError(f"unknown device {asked!r}; known: {', '.join(DEVICES)}")
@@ -71,6 +82,10 @@ def choose_device(asked: str, available: list[str], runtimes: list[str]) -> str:
             f"{' and '.join(runtimes)} are installed together and overwrite each other; "
             f"uninstall all of them, then install one"
         )
+    if precision == "bfloat16":
+        if asked not in ("auto", _BFLOAT16_DEVICE):
+            raise DeviceUnavailableError(f"device {asked} does not compute in bfloat16; device openvino does")
+        asked = _BFLOAT16_DEVICE
     if asked == "auto":
         return next(device for device in _AUTO if _PROVIDERS[device] in available)
     if _PROVIDERS[asked] not in available:
@@ -86,9 +101,11 @@ class Session:
 
     def __init__(self, path: Path, options: SessionOptions) -> None:
         runtimes = installed_runtimes()
-        device = choose_device(options.device, ort.get_available_providers(), runtimes)
-        _check_whole(path, device)
-        self._session, self.device = _open(path, device, options)
+        device = choose_device(options.device, ort.get_available_providers(), runtimes, options.precision)
+        _check_precision(options.precision)
+        model = _read(path, device)
+        self.precision = options.precision
+        self._session, self.device = _open(path, model, device, options)
         node = self._session.get_inputs()[0]
         self._input = node.name
         self.input_shape: tuple[int | str | None, ...] = tuple(node.shape)
@@ -102,29 +119,54 @@ class Session:
 
     def run(self, batch: Vectors) -> dict[str, Vectors]:
         """Run the network on float32 (N, 3, H, W); every output by its name."""
-        outputs = self._session.run(None, {self._input: batch})
+        outputs = self._session.run(None, {self._input: batch}, _giving_back() if batch.nbytes > _LARGE_INPUT else None)
         return dict(zip(self.output_names, outputs, strict=True))
 
 
-def _check_whole(path: Path, device: str) -> None:
-    """Before the runtime parses it, which would follow references to other files."""
+def route(embedder: Session, detector: Session) -> str:
+    """What computes, in words for the log: `openvino in bfloat16 (onnxruntime-openvino 1.24.1), detector on cpu`."""
+    runtimes = " ".join(f"{name} {metadata.version(name)}" for name in installed_runtimes())
+    words = f"{embedder.device} in {embedder.precision} ({runtimes})"
+    return words if detector.device == embedder.device else f"{words}, detector on {detector.device}"
+
+
+def _check_precision(precision: Precision) -> None:
+    """That the processor has the arithmetic: OpenVINO would use float32 in silence where it has not."""
+    if precision == "bfloat16" and not _BFLOAT16_FLAGS & _processor_flags():
+        raise DeviceUnavailableError(
+            f"the model computes in bfloat16, for which this processor has no arithmetic ({', '.join(_BFLOAT16_FLAGS)})"
+        )
+
+
+def _processor_flags() -> set[str]:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return set()
+    return {flag for line in lines if line.startswith("flags") for flag in line.partition(":")[2].split()}
+
+
+def _read(path: Path, device: str) -> bytes:
+    """The file, checked before the runtime parses it, which would follow references to other files."""
     try:
         model = path.read_bytes()
     except OSError as error:
         raise InvalidBundleError(f"cannot read {path}: {error.strerror}") from error
     try:
         check_whole(model)
+        # Nobody's vectors change by it, so files stay as they are, and with them the contracts.
+        return without_prelu(model) if device == "cpu" else model
     except InvalidBundleError as error:
         raise InvalidBundleError(f"{path.name} cannot be loaded on {device}: {error.message}") from error
 
 
-def _open(path: Path, device: str, options: SessionOptions) -> tuple[Any, str]:
+def _open(path: Path, model: bytes, device: str, options: SessionOptions) -> tuple[Any, str]:
     threads = options.threads or os.cpu_count() or 1
     try:
         session = ort.InferenceSession(
-            str(path),
+            model,
             sess_options=_ort_options(threads),
-            providers=[(_PROVIDERS[device], _provider_options(device, threads))],
+            providers=[(_PROVIDERS[device], _provider_options(device, threads, options.precision))],
         )
     except Exception as error:  # the runtime raises a family of its own
         raise InvalidBundleError(f"{path.name} cannot be loaded on {device}: {_one_line(error)}") from error
@@ -138,6 +180,12 @@ def _open(path: Path, device: str, options: SessionOptions) -> tuple[Any, str]:
     raise DeviceUnavailableError(f"device {device} was asked for, but ONNX Runtime would use {used}")
 
 
+def _giving_back() -> Any:
+    options = ort.RunOptions()
+    options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
+    return options
+
+
 def _ort_options(threads: int) -> Any:
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
@@ -148,8 +196,12 @@ def _ort_options(threads: int) -> Any:
     return options
 
 
-def _provider_options(device: str, threads: int) -> dict[str, str]:
-    return {key: value % threads if "%d" in value else value for key, value in _OPTIONS.get(device, {}).items()}
+def _provider_options(device: str, threads: int, precision: Precision) -> dict[str, str]:
+    hint = {"float32": "f32", "bfloat16": "bf16"}[precision]
+    return {
+        key: value.replace("{threads}", str(threads)).replace("{precision}", hint)
+        for key, value in _OPTIONS.get(device, {}).items()
+    }
 
 
 def _one_line(error: Exception) -> str:

@@ -17,7 +17,7 @@ from models.registry import Registry
 from models.runtime import DEVICES
 from service import app
 from service.commands.audit import audit
-from service.commands.bundles import activate, export_model, import_model, jobs, promote, rollback
+from service.commands.bundles import activate, export_model, import_model, jobs, promote, rollback, set_precision
 from service.commands.gallery import backup, gallery, restore
 from service.commands.keys import keys
 from service.domain import Criterion, Probe, Verification
@@ -123,7 +123,7 @@ def embed(image: Path, select: Any, encoding: Any, aligned: bool, **flags: Any) 
 
 @main.group()
 def models() -> None:
-    """The models on this machine: pull, list, show, add, promote, rollback, export, import."""
+    """The models on this machine: pull, list, show, add, promote, rollback, precision, export, import."""
 
 
 @models.command(epilog="Example: facesphere models pull; from another place: ... pull yunet-2023mar --source FILE")
@@ -205,7 +205,7 @@ def add(source: str, promote_it: bool, data_dir: Path | None, **options: Any) ->
     _say("it has no calibration yet; run: facesphere-train calibrate")
 
 
-for _command in (promote, activate, rollback, jobs, export_model, import_model):
+for _command in (promote, activate, rollback, jobs, set_precision, export_model, import_model):
     models.add_command(_command)
 for _command in (keys, audit, gallery, backup, restore):
     main.add_command(_command)

@@ -9,7 +9,7 @@ import signal
 import socket
 import ssl
 import sys
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -18,11 +18,12 @@ import uvicorn
 from fastapi import FastAPI
 
 from models import zoo
+from models.buckets import batch_limit, warm_batches
 from models.bundle import Bundle, Manifest
 from models.errors import FaceError, ModelNotFoundError
 from models.image import ImageLimits, Pixels
 from models.registry import Registry
-from models.runtime import Session, SessionOptions
+from models.runtime import Session, SessionOptions, route
 from service.activation import Activation
 from service.admin import Admin, ModelJobs
 from service.domain import ModelInfo, Vector
@@ -33,10 +34,11 @@ from service.gallery.embedded import EmbeddedGallery
 from service.gallery.engine import postgres_gallery
 from service.grpc_api.server import GrpcOptions, GrpcParts, GrpcServer
 from service.inference.batcher import Batcher, BatcherOptions
+from service.inference.crew import Crew, crews_for
 from service.inference.detector import Detector
 from service.inference.embedder import Embedder
 from service.inference.finder import FaceFinder
-from service.inference.pool import Pool
+from service.inference.pool import PhotoPool, Pool
 from service.metrics import Metrics
 from service.people import People
 from service.rest.app import RestOptions, RestParts, create_app
@@ -63,6 +65,7 @@ class Inference:
     detector: Bundle
     device: str
     pool: Pool
+    crews: tuple[Crew, ...]
 
     @property
     def faces(self) -> Faces:
@@ -73,6 +76,8 @@ class Inference:
         """Finish what was accepted and stop the threads."""
         self.pool.close()
         self.served.close()
+        for crew in self.crews:
+            crew.close()
 
 
 def open_registry(settings: Settings, report: Callable[[str], None]) -> Registry:
@@ -92,38 +97,58 @@ def build_inference(settings: Settings, registry: Registry) -> Inference:
     # Work runs on our own threads, one a core; libraries that start more on top of them only get in each other's way.
     cv2.setNumThreads(1)
     detector_bundle = registry.resolve("detector", settings.detector)
-    session = Session(detector_bundle.model_path, SessionOptions(settings.device, threads=1))
+    # OpenVINO prepares itself anew for each shape, and photos have many.
+    device = "cpu" if settings.device == "openvino" else settings.device
+    session = Session(detector_bundle.model_path, SessionOptions(device, threads=1))
     detector = Detector(session, detector_bundle.manifest.input)
     detector.detect(np.zeros((640, 640, 3), np.uint8))
-    pool = Pool("photo", settings.cores, settings.max_queue)
-    embedders = _Embedders(settings, registry, detector, pool, settings.cores if session.device == "cpu" else 1)
-    served = Served(embedders.load(settings.model), embedders.load, embedders.find, settings.request_timeout_s)
-    return Inference(served, detector_bundle, session.device, pool)
+    embedders = _Embedders(settings, registry, detector)
+    first = embedders.load(settings.model)
+    served = Served(first, embedders.load, embedders.find, settings.request_timeout_s)
+    return Inference(served, detector_bundle, route(embedders.session, session), embedders.pool, embedders.crews)
 
 
 class _Embedders:
-    """Loads one embedder after another, each with a queue of its own; they share detector and pool."""
+    """Loads one embedder after another, each with a queue of its own; they share detector, threads and photos."""
 
-    def __init__(self, settings: Settings, registry: Registry, detector: Detector, pool: Pool, workers: int) -> None:
-        self._settings, self._registry = settings, registry
-        self._detector, self._pool, self._workers = detector, pool, workers
+    pool: PhotoPool
+    crews: tuple[Crew, ...] = ()
+    session: Session  # of the newest
+    _newest: Batcher[Pixels, Vector]
+
+    def __init__(self, settings: Settings, registry: Registry, detector: Detector) -> None:
+        self._settings, self._registry, self._detector = settings, registry, detector
 
     def load(self, model_id: str | None) -> Loaded:
         """A model of the registry, warm; the promoted one if none is named."""
         settings, bundle = self._settings, self._registry.resolve("embedder", model_id)
-        if bundle.manifest.calibration is not None:
-            bundle.manifest.calibration.threshold_at(settings.target_fmr)  # a default that could never be met
-        embedder = Embedder(Session(bundle.model_path, SessionOptions(settings.device, threads=1)), bundle.manifest)
-        _warm_up(embedder, settings.max_batch)
+        manifest = bundle.manifest
+        if manifest.calibration is not None:
+            manifest.calibration.threshold_at(settings.target_fmr)  # a default that could never be met
+        options = SessionOptions(settings.device, threads=1, precision=manifest.precision)
+        session = Session(bundle.model_path, options)
+        max_batch = batch_limit(session.device, settings.max_batch)
+        embedder = Embedder(session, manifest, max_batch)
+        _warm_up(embedder, warm_batches(session.device, max_batch))
+        self.crews = self.crews or crews_for(session.device, settings.cores)
         batcher: Batcher[Pixels, Vector] = Batcher(
             "embed",
             embed_function(embedder.embed),
-            BatcherOptions(settings.max_batch, settings.max_queue, self._workers),
+            # A photo was let in by what both stages cost; to refuse its crops would be late and waste the first one.
+            BatcherOptions(max_batch, settings.max_queue, max_delay_s=settings.max_queue_delay_s, predict=False),
+            self.crews[-1],
         )
+        self.session, self._newest = session, batcher
+        if not hasattr(self, "pool"):
+            self.pool = PhotoPool(self.crews[0], settings.max_queue, self._cost_s)
         limits = ImageLimits(settings.max_image_bytes, settings.max_image_pixels)
         finder = FaceFinder(self._detector, embedder.template, limits)
-        faces = Faces(finder, bundle.manifest, batcher, self._pool, settings.target_fmr)
+        faces = Faces(finder, manifest, batcher, self.pool, settings.target_fmr)
         return Loaded(faces, lambda: batcher.waiting, batcher.close)
+
+    def _cost_s(self) -> float:
+        """What a photo costs once it is cut: by the newest model, which is the default one or is about to be."""
+        return self._newest.cost_s()
 
     def find(self, model: ModelInfo) -> str | None:
         """The name of a model of some contract: the one that is named, or another that makes the same vectors."""
@@ -395,11 +420,11 @@ def _pull_if_missing(
         zoo.pull(registry, asked or default, report=report)
 
 
-def _warm_up(embedder: Embedder, max_batch: int) -> None:
+def _warm_up(embedder: Embedder, batches: Sequence[int]) -> None:
     """Run a network once in its usual sizes, so that the first caller does not pay for it."""
     template = embedder.template
     grey = np.full((template.height, template.width, 3), 127, np.uint8)
-    for size in {1, max_batch}:
+    for size in batches:
         embedder.embed([grey] * size)
 
 

@@ -30,6 +30,7 @@ from service.errors import ContractMismatchError, FaceNotFoundError, InvalidRequ
 from service.inference.batcher import Batcher
 from service.inference.finder import FaceFinder
 from service.inference.pool import Pool
+from service.inference.urgency import Urgency, in_bulk, urgency
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +87,8 @@ class Faces:
 
     async def embed_batch(self, images: Sequence[bytes], select: Select = "all") -> list[EmbeddedPhoto | FaceError]:
         """One answer an image, in order; an image that fails does not fail the others."""
-        return await asyncio.gather(*(self._embed_or_error(data, select) for data in images))
+        with in_bulk():
+            return await asyncio.gather(*(self._embed_or_error(data, select) for data in images))
 
     async def embed_probe(self, probe: Probe) -> EmbeddedProbe:
         """A probe as a unit vector: the largest face of its image, or the embedding that was sent.
@@ -155,17 +157,19 @@ class Faces:
             model=self.model,
         )
 
-    def embed_stored(self, crops: Sequence[bytes]) -> list[Vector]:
+    def embed_stored(self, crops: Sequence[bytes], bulk: bool = True) -> list[Vector]:
         """Vectors of crops (PNG) that were stored with faces; blocks, and is for threads of their own.
+
+        With `bulk` all other work goes first.
 
         Raises:
             FaceError: one is no image, or the server is stopping.
         """
-        futures = self._batcher.submit([self._finder.stored(each) for each in crops])
+        futures = self._batcher.submit([self._finder.stored(each) for each in crops], Urgency(bulk))
         return [future.result() for future in futures]
 
     async def _vectors(self, crops: Sequence[Pixels]) -> list[Vector]:
-        futures = self._batcher.submit(crops)
+        futures = self._batcher.submit(crops, urgency())
         try:
             return await asyncio.gather(*(asyncio.wrap_future(future) for future in futures))
         finally:

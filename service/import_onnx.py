@@ -9,7 +9,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from models import onnx_graph, zoo
-from models.bundle import InputSpec, Licence, Manifest, Provenance, first_problem, seal
+from models.bundle import InputSpec, Licence, Manifest, Precision, Provenance, first_problem, seal
 from models.errors import InvalidBundleError, SourceError
 from models.registry import Registry
 from models.runtime import Session, SessionOptions, check_embedder
@@ -45,6 +45,26 @@ def import_onnx(registry: Registry, source: str, options: ImportOptions) -> Mani
     manifest = _manifest(source, original, model, options, spec, _run_once(model, spec.width, spec.height))
     registry.add(model, manifest)
     return manifest
+
+
+def in_precision(registry: Registry, model_id: str, precision: Precision) -> Manifest:
+    """Add the same network to be computed in another precision.
+
+    Its vectors are not quite the same, so it is another contract: people who are enrolled under one are never compared
+    under the other. The calibration is taken along: cosines move by thousandths, less than its own uncertainty.
+
+    Raises:
+        ModelNotFoundError: no such model.
+        InvalidRequestError: it has that precision, or is no embedder.
+    """
+    bundle = registry.resolve_any(model_id)
+    manifest = bundle.manifest
+    if manifest.kind != "embedder" or manifest.precision == precision:
+        raise InvalidRequestError(f"{model_id}: {manifest.kind} of {manifest.precision} already, or no embedder")
+    short = {"float32": "fp32", "bfloat16": "bf16"}[precision]
+    changed = manifest.model_copy(update={"id": f"{model_id[: 63 - len(short)]}-{short}", "precision": precision})
+    registry.add(bundle.model_path.read_bytes(), seal(changed), bundle.card())
+    return seal(changed)
 
 
 def _fetch(source: str, expected: str | None) -> bytes:

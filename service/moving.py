@@ -123,7 +123,7 @@ class Mover:
         return self._watch.goes_on(1.0)
 
     def _embed_last(self, crops: Sequence[StoredCrop]) -> Sequence[Vector]:
-        return self._faces.embed_stored([each.crop for each in crops])
+        return self._faces.embed_stored([each.crop for each in crops], bulk=False)  # who enrols is waiting
 
     def _compared(self, before: ModelInfo) -> dict[str, object] | None:
         if before.contract_id == self._faces.model.contract_id:

@@ -63,6 +63,9 @@ class Settings(BaseSettings):
     )
     max_batch: int = Field(8, ge=1, le=256, description="Most faces in one run of the embedder.")
     max_queue: int = Field(256, ge=1, description="Faces, and photos, that may wait; the next one gets 429.")
+    max_queue_delay_s: float = Field(
+        0, ge=0, le=10, allow_inf_nan=False, description="How long a batch that is not full waits for more faces."
+    )
     request_timeout_s: float = Field(
         30, gt=0, allow_inf_nan=False, description="Time for a request, its upload included; then 504."
     )

@@ -14,6 +14,7 @@ from models.errors import FaceError
 from service.domain import Criterion, Probe, Verification
 from service.errors import InvalidRequestError, NotFoundError
 from service.faces import Faces
+from service.inference.urgency import in_bulk
 from service.served import Served
 
 log = logging.getLogger("facesphere.models")
@@ -106,7 +107,8 @@ class Shadow:
 
     async def _compare(self, faces: Faces, a: Probe, b: Probe, criterion: Criterion, answer: Verification) -> None:
         try:
-            other = await faces.verify(a, b, criterion)
+            with in_bulk():
+                other = await faces.verify(a, b, criterion)
         except FaceError as error:
             log.debug("the model in shadow gave no answer: %s", error.message)
             other = None

@@ -46,7 +46,9 @@ class SetEmbedder:
         bundle = registry.resolve("embedder", model)
         self.detector_id = detector_bundle.manifest.id
         self.manifest = bundle.manifest
-        self._embedder = Embedder(Session(bundle.model_path, SessionOptions("auto", threads=1)), bundle.manifest)
+        self._embedder = Embedder(
+            Session(bundle.model_path, SessionOptions("auto", 1, bundle.manifest.precision)), bundle.manifest
+        )
         self._finder = face_finder(detector_bundle, self._embedder.template)
         self._choice = choice
 

@@ -1,4 +1,4 @@
-"""facesphere models promote | activate | rollback | jobs | export | import: which model serves, and where else."""
+"""facesphere models promote | activate | rollback | jobs | precision | export | import: what serves, and where else."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -8,11 +8,12 @@ from typing import Any
 import click
 
 from models import archive
-from models.bundle import Manifest
+from models.bundle import Manifest, Precision
 from models.registry import Registry
 from service.commands.common import data_dir, keys_dir, opened_gallery, progress
 from service.domain import OPEN_STATES, Job
 from service.errors import InvalidRequestError
+from service.import_onnx import in_precision
 from service.settings import read_settings
 
 _LOOK_EVERY_S = 0.2
@@ -75,6 +76,16 @@ def rollback(kind: str, **flags: Any) -> None:
     """Make the champion before the present one champion again."""
     registry = _registry(flags)
     click.echo(_promoted(registry.manifest(registry.roll_back(kind))))
+
+
+@click.command("precision", epilog="Example: facesphere models precision sface-2021dec bfloat16")
+@click.argument("model_id", metavar="ID")
+@click.argument("precision", type=click.Choice(["float32", "bfloat16"]))
+@data_dir
+def set_precision(model_id: str, precision: Precision, **flags: Any) -> None:
+    """Add a model that is the same network computed in another precision: another contract, with an id of its own."""
+    manifest = in_precision(_registry(flags), model_id, precision)
+    click.echo(f"{manifest.id}: added (contract {manifest.contract_id})")
 
 
 @click.command("export", epilog="Example: facesphere models export lfw-2 --out lfw-2.tar")

@@ -13,6 +13,7 @@ from service.errors import DeadlineExceededError
 from service.grpc_api.errors import STATUS
 from service.grpc_api.received import Budget, Received
 from service.grpc_api.window import Window
+from service.inference.urgency import due_in
 from service.metrics import Metrics
 from service.pb.face_embedding.v1 import face_embedding_pb2 as pb
 from service.security.access import Access, act_as, caller, check_collection
@@ -49,7 +50,7 @@ class Calls:
 
         async def authorized() -> T:
             self._authorize(name, context)
-            return await self._limited(name, received, work)
+            return await self._limited(name, received, work, context.time_remaining())
 
         try:
             with self._metrics.open.labels("grpc").track_inprogress():
@@ -92,7 +93,7 @@ class Calls:
     ) -> T:
         async def authorized() -> T:
             self._authorize(name, context)  # anew: a key that was revoked ends what its streams do
-            return await self._limited(name, received, work)
+            return await self._limited(name, received, work)  # the deadline of a stream is not that of its items
 
         try:
             return await self._counted(name, request_id, authorized)
@@ -119,14 +120,17 @@ class Calls:
     def _authorize(self, name: str, context: Context) -> None:
         act_as(self._access.check(_metadata(context).get("authorization"), _OPERATIONS.get(name, name)))
 
-    async def _limited(self, name: str, received: Received[M], work: Callable[[M], Awaitable[T]]) -> T:
-        """The work, within the memory and the time that there is for it."""
+    async def _limited(
+        self, name: str, received: Received[M], work: Callable[[M], Awaitable[T]], left_s: float | None = None
+    ) -> T:
+        """The work, within the memory and the time that there is for it; `left_s` is how long the caller waits."""
         with self._budget.hold(received.size):
             try:
-                async with asyncio.timeout(self._timeout_s):
-                    message = received.decoded()
-                    _check_collection(name, message)
-                    return await work(message)
+                with due_in(self._timeout_s if left_s is None else min(left_s, self._timeout_s)):
+                    async with asyncio.timeout(self._timeout_s):
+                        message = received.decoded()
+                        _check_collection(name, message)
+                        return await work(message)
             except TimeoutError as error:
                 raise DeadlineExceededError(f"the request took longer than {self._timeout_s:g} s") from error
 

@@ -3,6 +3,7 @@
 from service.grpc_api import convert
 from service.grpc_api.calls import Calls, Context
 from service.grpc_api.received import Received
+from service.inference.urgency import in_bulk
 from service.pb.face_embedding.v1 import face_embedding_pb2 as pb
 from service.pb.face_embedding.v1 import face_embedding_pb2_grpc as pb_grpc
 from service.people import People
@@ -34,7 +35,8 @@ class FaceEmbedding(pb_grpc.FaceEmbeddingServicer):
         """Many photos; answers in the order in which they are done."""
 
         async def work(item: pb.EmbedStreamRequest) -> pb.EmbedStreamResponse:
-            return pb.EmbedStreamResponse(id=item.id, response=await self._embed(item.request))
+            with in_bulk():
+                return pb.EmbedStreamResponse(id=item.id, response=await self._embed(item.request))
 
         def failed(item: pb.EmbedStreamRequest, error: pb.Error) -> pb.EmbedStreamResponse:
             return pb.EmbedStreamResponse(id=item.id, error=error)

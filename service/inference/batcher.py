@@ -1,53 +1,89 @@
 """Items of many requests to batches: one leaves as soon as a worker is free, with all that is waiting, up to a limit.
 
-There is no timer: under light load an item leaves at once and alone, under heavy load batches fill by themselves.
-The queue is bounded; when it is full the answer is OverloadedError, not a longer queue. A batch that fails is halved
-until the bad item is alone, so only that item fails. Items whose caller has gone are dropped before they cost anything.
+Unless `max_delay_s` says otherwise there is no timer: under light load an item leaves at once and alone, under heavy
+load batches fill by themselves. Interactive items go before bulk ones. The queue is bounded by its length and by time:
+an item that would wait beyond its deadline is refused with OverloadedError when it comes, not when it is too late.
+Items whose caller has gone, or whose deadline has passed, are dropped before they cost anything. A batch that fails is
+halved until the bad item is alone, so only that item fails.
 """
 
-import threading
-from collections import deque
+import math
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from service.errors import NotReadyError, OverloadedError
+from service.inference.crew import Crew, Job
+from service.inference.line import Entry, Line
+from service.inference.urgency import Urgency
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
+MAX_RETRY_AFTER_S = 60
+# How much one batch says about the next; of an outlier no more than so many times what was usual.
+_NEWEST = 0.1
+_OUTLIER = 4.0
+# Work that is let in and then too late has cost the most; the loop, and other programs, take time.
+_MARGIN = 1.25
+
 
 @dataclass(frozen=True, slots=True)
 class BatcherOptions:
-    """`max_queue` counts waiting items; `workers` batches run at the same time."""
+    """Limits of a batcher.
+
+    `max_queue` counts waiting items, of which interactive ones see only their own class. `workers` batches run at the
+    same time, where there is no crew to share; in a crew `first_stage` says that what is done here comes first, and a
+    batch of `full` items goes before work of an earlier stage. A batch that is not whole leaves `max_delay_s` after its
+    oldest item came. Without `predict` no deadline is a reason to refuse: for work of which no piece is like the last.
+    """
 
     max_batch: int = 8
     max_queue: int = 256
     workers: int = 1
+    max_delay_s: float = 0.0
+    full: int = 1
+    first_stage: bool = False
+    predict: bool = True
 
 
 class Batcher(Generic[Item, Result]):
     """Runs `function` on batches of what is submitted from any thread."""
 
-    def __init__(self, name: str, function: Callable[[list[Item]], Sequence[Result]], options: BatcherOptions) -> None:
+    def __init__(
+        self,
+        name: str,
+        function: Callable[[list[Item]], Sequence[Result]],
+        options: BatcherOptions,
+        crew: Crew | None = None,
+        then_s: Callable[[], float] = lambda: 0.0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._function = function
         self._options = options
-        self._waiting: deque[tuple[Item, Future[Result]]] = deque()
-        self._changed = threading.Condition()
+        self._line: Line[Item, Result] = Line()
+        self._running = 0
         self._closed = False
-        self._threads = [
-            threading.Thread(target=self._work, name=f"{name}-{i}", daemon=True) for i in range(options.workers)
-        ]
-        for thread in self._threads:
-            thread.start()
+        self._seconds: float | None = None
+        self._then_s = then_s
+        self._crew = crew or Crew(name, options.workers, clock)
+        self._own_crew = crew is None
+        self._crew.add(self, options.first_stage)
 
     @property
     def waiting(self) -> int:
         """Items in the queue."""
-        return len(self._waiting)
+        return len(self._line)
 
-    def submit(self, items: Sequence[Item]) -> list[Future[Result]]:
+    @property
+    def pending(self) -> int:
+        """Items that run, or wait and were not cancelled."""
+        with self._crew.changed:
+            return self._running + self._line.still_wanted
+
+    def submit(self, items: Sequence[Item], urgency: Urgency | None = None) -> list[Future[Result]]:
         """Queue items that belong together: all are taken, or none.
 
         A photo with more faces than the whole queue is taken when nothing else waits.
@@ -56,66 +92,131 @@ class Batcher(Generic[Item, Result]):
             One future an item, in order. Cancelling one before its batch left frees its place.
 
         Raises:
-            OverloadedError: the queue has no room for all of them.
+            OverloadedError: the queue has no room for all of them, or their turn would come after their deadline.
             NotReadyError: closed.
         """
-        futures: list[Future[Result]] = [Future() for _ in items]
-        with self._changed:
+        urgency = urgency or Urgency()
+        now = self._crew.clock()
+        entries: list[Entry[Item, Result]] = [Entry(item, Future(), urgency, now) for item in items]
+        with self._crew.changed:
             if self._closed:
                 raise NotReadyError("the server is stopping")
-            if len(self._waiting) + len(items) > self._options.max_queue:
-                self._drop_cancelled()
-            if self._waiting and len(self._waiting) + len(items) > self._options.max_queue:
-                raise OverloadedError(f"{len(self._waiting)} items are waiting already")
-            self._waiting.extend(zip(items, futures, strict=True))
-            self._changed.notify(len(items))
-        return futures
+            self._admit(len(items), urgency, now)
+            self._line.add(entries)
+            self._crew.changed.notify(len(items))
+        return [entry.future for entry in entries]
 
     def close(self) -> None:
-        """Finish what is queued, then stop."""
-        with self._changed:
+        """Take nothing more and finish what is queued."""
+        with self._crew.changed:
             self._closed = True
-            self._changed.notify_all()
-        for thread in self._threads:
-            thread.join()
+            self._crew.changed.notify_all()
+            if not self._own_crew and not len(self._line) and not self._running:
+                self._crew.remove(self)
+        if self._own_crew:
+            self._crew.close()
 
-    def _drop_cancelled(self) -> None:
-        kept = [entry for entry in self._waiting if not entry[1].cancelled()]
-        self._waiting.clear()
-        self._waiting.extend(kept)
+    def _admit(self, count: int, urgency: Urgency, now: float) -> None:
+        room = self._options.max_queue + self._crew.idle * self._options.max_batch
+        if self._line.ahead_of(urgency.bulk) + count > room:
+            self._line.drop_gone(now)
+        ahead = self._line.ahead_of(urgency.bulk)
+        if not ahead and self._crew.idle:
+            return
+        expected = _MARGIN * (self._crew.expected_wait_s(urgency.bulk) + self.cost_s())
+        if ahead and ahead + count > room:
+            raise OverloadedError(f"{ahead} items are waiting already", _retry_after(expected / 2))
+        if self._options.predict and now + expected > urgency.deadline:
+            left = urgency.deadline - now
+            raise OverloadedError(
+                f"an answer takes about {expected:.2f} s now, the deadline is in {left:.2f} s",
+                _retry_after(expected - left),
+            )
 
-    def _work(self) -> None:
-        while batch := self._next_batch():
-            self._run(batch)
+    # What the crew asks, with its lock held.
 
-    def _next_batch(self) -> list[tuple[Item, Future[Result]]]:
-        """Wait for items; an empty list means closed and drained."""
-        with self._changed:
-            while True:
-                batch: list[tuple[Item, Future[Result]]] = []
-                while self._waiting and len(batch) < self._options.max_batch:
-                    item, future = self._waiting.popleft()
-                    if future.set_running_or_notify_cancel():
-                        batch.append((item, future))
-                if batch or self._closed:
-                    return batch
-                self._changed.wait()
+    @property
+    def running(self) -> int:
+        """Items that are being worked on."""
+        return self._running
 
-    def _run(self, batch: list[tuple[Item, Future[Result]]]) -> None:
+    def count(self, bulk: bool) -> int:
+        """Waiting items of interactive requests; with `bulk` all of them."""
+        return self._line.ahead_of(bulk)
+
+    def full(self, bulk: bool) -> bool:
+        """Whether a batch is worth more than an earlier stage's work."""
+        return self.count(bulk) >= (self._options.max_batch if self._options.max_delay_s else self._options.full)
+
+    def leaves_at(self) -> float:
+        """When a batch may leave that is not full."""
+        oldest = self._line.oldest
+        if self._closed or oldest is None:
+            return -math.inf
+        return oldest + self._options.max_delay_s if self._options.max_delay_s else -math.inf
+
+    def take(self, now: float) -> Job | None:
+        """The next batch; None where nobody waits for any of it."""
+        batch = self._line.take(self._options.max_batch, now)
+        self._running += len(batch)
+        return _Batch(self, batch) if batch else None
+
+    def cost_s(self) -> float:
+        """Seconds of one thread for one item, until its request is answered; 0 before the first."""
+        return (self._seconds or 0.0) + self._then_s()
+
+    def settle(self, count: int, seconds: float) -> None:
+        """A batch is done."""
+        self._running -= count
+        each = seconds / max(count, 1)
+        usual = self._seconds
+        self._seconds = each if usual is None else usual + _NEWEST * (min(each, _OUTLIER * usual) - usual)
+
+    # The work, without the lock.
+
+    def outcomes(self, items: list[Item]) -> "list[_Failed | Result]":
+        """A result or an error for each item; where a batch fails, both halves are tried."""
         try:
-            results = self._function([item for item, _ in batch])
-            if len(results) != len(batch):
-                raise RuntimeError(f"{len(batch)} items gave {len(results)} results")
+            results = list(self._function(items))
+            if len(results) != len(items):
+                raise RuntimeError(f"{len(items)} items gave {len(results)} results")
         except Exception as error:  # whatever a network raises belongs to the item that caused it
-            self._blame(batch, error)
-            return
-        for (_, future), result in zip(batch, results, strict=True):
-            future.set_result(result)
+            if len(items) == 1:
+                return [_Failed(error)]
+            middle = len(items) // 2
+            return self.outcomes(items[:middle]) + self.outcomes(items[middle:])
+        return [*results]
 
-    def _blame(self, batch: list[tuple[Item, Future[Result]]], error: Exception) -> None:
-        if len(batch) == 1:
-            batch[0][1].set_exception(error)
-            return
-        middle = len(batch) // 2
-        self._run(batch[:middle])
-        self._run(batch[middle:])
+
+@dataclass(frozen=True, slots=True)
+class _Failed:
+    error: Exception
+
+
+class _Batch(Generic[Item, Result]):
+    """One batch, from its queue to its callers."""
+
+    def __init__(self, batcher: Batcher[Item, Result], entries: list[Entry[Item, Result]]) -> None:
+        self._batcher = batcher
+        self._entries = entries
+        self._outcomes: list[_Failed | Result] = []
+        self._seconds = 0.0
+
+    def run(self) -> None:
+        began = time.perf_counter()
+        self._outcomes = self._batcher.outcomes([entry.item for entry in self._entries])
+        self._seconds = time.perf_counter() - began
+
+    def done(self) -> None:
+        self._batcher.settle(len(self._entries), self._seconds)
+
+    def deliver(self) -> None:
+        for entry, outcome in zip(self._entries, self._outcomes, strict=True):
+            if isinstance(outcome, _Failed):
+                entry.future.set_exception(outcome.error)
+            else:
+                entry.future.set_result(outcome)
+
+
+def _retry_after(seconds: float) -> int:
+    return max(1, min(MAX_RETRY_AFTER_S, math.ceil(seconds)))

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from models.buckets import bucket
 from models.bundle import Manifest
 from models.image import Pixels
 from models.preprocess import Vectors, l2_normalize, to_input
@@ -13,12 +14,14 @@ from models.runtime import Session, check_embedder
 class Embedder:
     """One embedding network. May be called from several threads."""
 
-    def __init__(self, session: Session, manifest: Manifest) -> None:
+    def __init__(self, session: Session, manifest: Manifest, max_batch: int = 8) -> None:
+        if session.precision != manifest.precision:
+            raise ValueError(f"{manifest.id} is of {manifest.precision}, the session of {session.precision}")
         self._session = session
         self.manifest = manifest
         self.template = manifest.alignment
         self.dimension = check_embedder(session, manifest.input.width, manifest.input.height, manifest.dimension)
-        self._max_batch = session.fixed_batch
+        self._max_batch = max_batch * (2 if manifest.mirror else 1)
 
     def embed(self, crops: Sequence[Pixels]) -> Vectors:
         """Embed crops; where the manifest says `mirror`, each with its mirror image.
@@ -42,12 +45,13 @@ class Embedder:
         return l2_normalize(both[: len(batch)] + both[len(batch) :])
 
     def _raw(self, batch: Vectors) -> Vectors:
-        size = self._max_batch or len(batch)
-        parts = [self._run(batch[start : start + size], size) for start in range(0, len(batch), size)]
-        return np.concatenate(parts)
+        size = self._session.fixed_batch or len(batch)
+        parts = [self._run(batch[start : start + size]) for start in range(0, len(batch), size)]
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
-    def _run(self, batch: Vectors, size: int) -> Vectors:
-        """A graph with a fixed batch is fed whole batches; what was added is cut off again."""
+    def _run(self, batch: Vectors) -> Vectors:
+        """Filled up to the size that the graph or the device takes; what was added is cut off again."""
+        size = self._session.fixed_batch or bucket(self._session.device, len(batch), self._max_batch)
         missing = size - len(batch)
         padded = np.pad(batch, ((0, missing), (0, 0), (0, 0), (0, 0))) if missing else batch
         (vectors,) = self._session.run(padded).values()

@@ -4,11 +4,15 @@ import cv2
 import numpy as np
 
 from models.alignment import Template, align, of_shape
-from models.image import ImageLimits, Pixels, decode
+from models.image import ImageLimits, Pixels, Reduced, decode, decode_reduced
 from service.domain import CroppedFace, CroppedPhoto, Face
 from service.errors import InvalidRequestError
 from service.inference.detector import Detections, Detector
 from service.inference.quality import quality
+
+# What the detector looks at first: a JPEG of twice that or more is decoded at a fraction of its size, and faces that
+# are still large enough in it are cut out of it.
+_FIRST_LOOK = 640
 
 
 class FaceFinder:
@@ -25,11 +29,15 @@ class FaceFinder:
         Raises:
             FaceError: the bytes are no acceptable image.
         """
-        image = decode(data, self._limits)
-        detections = self._detector.detect(image)
-        found = [self._cut(image, detections, index) for index in range(len(detections))]
+        reduced = decode_reduced(data, _FIRST_LOOK, self._limits)
+        detections = self._detector.detect(reduced.pixels)
+        if not (reduced.is_whole or self._is_enough(detections)):
+            image = decode(data, self._limits)
+            reduced = Reduced(image, reduced.width, reduced.height)
+            detections = self._detector.detect(image)
+        found = [self._cut(reduced, detections, index) for index in range(len(detections))]
         found.sort(key=lambda item: item.face.area, reverse=True)
-        return CroppedPhoto(image.shape[1], image.shape[0], found)
+        return CroppedPhoto(reduced.width, reduced.height, found)
 
     def whole(self, data: bytes) -> CroppedPhoto:
         """An image that is an aligned crop already, scaled to the model's size.
@@ -52,11 +60,19 @@ class FaceFinder:
             return image
         return align(image, of_shape(width, height).points, self._template)
 
-    def _cut(self, image: Pixels, detections: Detections, index: int) -> CroppedFace:
+    def _is_enough(self, detections: Detections) -> bool:
+        """Whether no crop would be enlarged, so that more pixels of the photo would only be averaged away."""
+        target = self._template.points
+        eyes = np.linalg.norm(detections.landmarks[:, 1] - detections.landmarks[:, 0], axis=1)
+        return len(detections) > 0 and float(eyes.min()) >= float(np.linalg.norm(target[1] - target[0]))
+
+    def _cut(self, photo: Reduced, detections: Detections, index: int) -> CroppedFace:
         landmarks = detections.landmarks[index].astype(np.float64)
-        x1, y1, x2, y2 = detections.boxes[index].tolist()
-        crop = align(image, landmarks, self._template)
-        return _cropped((x1, y1, x2, y2), landmarks, float(detections.scores[index]), crop)
+        crop = align(photo.pixels, landmarks, self._template)
+        height, width = photo.pixels.shape[:2]
+        ratio = np.array([photo.width / width, photo.height / height])
+        x1, y1, x2, y2 = (detections.boxes[index] * np.tile(ratio, 2)).tolist()
+        return _cropped((x1, y1, x2, y2), landmarks * ratio, float(detections.scores[index]), crop)
 
 
 def whole(data: bytes, template: Template, limits: ImageLimits) -> CroppedPhoto:

@@ -1,30 +1,32 @@
 """A bounded pool of threads for work that is not batched: decoding, detection, alignment, records on disk."""
 
 import asyncio
-import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from typing import ParamSpec, TypeVar
+from functools import partial
+from typing import Any, ParamSpec, TypeVar, cast
 
-from service.errors import NotReadyError, OverloadedError
+from service.inference.batcher import Batcher, BatcherOptions
+from service.inference.crew import Crew
+from service.inference.urgency import Urgency, urgency
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
 
 class Pool:
-    """`threads` run at once, up to `max_waiting` more wait, the next one is refused."""
+    """`threads` run at once, up to `max_waiting` more wait, the next one is refused.
+
+    The calls are of no class and have no deadline: they are small, and a change that was accepted is made.
+    """
 
     def __init__(self, name: str, threads: int, max_waiting: int) -> None:
-        self._executor = ThreadPoolExecutor(threads, thread_name_prefix=name)
-        self._limit = threads + max_waiting
-        self._pending = 0
-        self._lock = threading.Lock()
+        options = BatcherOptions(max_batch=1, max_queue=max_waiting, workers=threads, predict=False)
+        self._calls: Batcher[Callable[[], Any], Any] = Batcher(name, _call, options)
 
     @property
     def pending(self) -> int:
         """Calls that run or wait."""
-        return self._pending
+        return self._calls.pending
 
     async def run(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Call `function` on a thread. A caller that is cancelled while its call still waits frees the place.
@@ -33,22 +35,33 @@ class Pool:
             OverloadedError: all places are taken.
             NotReadyError: closed.
         """
-        with self._lock:
-            if self._pending >= self._limit:
-                raise OverloadedError(f"{self._pending} calls are waiting already")
-            self._pending += 1
-        try:
-            future = self._executor.submit(function, *args, **kwargs)
-        except RuntimeError as error:
-            self._release()
-            raise NotReadyError("the server is stopping") from error
-        future.add_done_callback(lambda _: self._release())
-        return await asyncio.wrap_future(future)
+        (future,) = self._calls.submit([partial(function, *args, **kwargs)], self._urgency())
+        return cast(T, await asyncio.wrap_future(future))
 
     def close(self) -> None:
         """Finish what was accepted, then stop."""
-        self._executor.shutdown(wait=True)
+        self._calls.close()
 
-    def _release(self) -> None:
-        with self._lock:
-            self._pending -= 1
+    def _urgency(self) -> Urgency:
+        return Urgency()
+
+
+class PhotoPool(Pool):
+    """The first stage of a photo: by its class, and refused where its turn would come after its deadline.
+
+    Args:
+        crew: the threads, shared with the stages that follow.
+        max_waiting: how many wait at most.
+        then_s: what a photo costs a thread after this stage, in seconds.
+    """
+
+    def __init__(self, crew: Crew, max_waiting: int, then_s: Callable[[], float]) -> None:
+        options = BatcherOptions(max_batch=1, max_queue=max_waiting, first_stage=True)
+        self._calls = Batcher("photo", _call, options, crew, then_s)
+
+    def _urgency(self) -> Urgency:
+        return urgency()
+
+
+def _call(calls: list[Callable[[], Any]]) -> list[Any]:
+    return [call() for call in calls]

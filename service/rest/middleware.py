@@ -11,6 +11,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from models.errors import FaceError, PayloadTooLargeError
 from service.errors import DeadlineExceededError, NotReadyError, OverloadedError, PermissionDeniedError
+from service.inference.urgency import due_in
 from service.rest.errors import error_response
 from service.security.access import is_loopback
 
@@ -177,7 +178,8 @@ class Deadline:
                 MutableHeaders(scope=message)["connection"] = "close"
             await send(message)
 
-        work = asyncio.ensure_future(self._app(scope, line.receive, send_noting))
+        with due_in(self._seconds):
+            work = asyncio.ensure_future(self._app(scope, line.receive, send_noting))
         hung_up = asyncio.ensure_future(line.hung_up())
         too_late = asyncio.ensure_future(line.cut_off_by(self._stopping))
         try:

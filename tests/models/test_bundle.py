@@ -194,8 +194,9 @@ def test_writing_a_model_under_the_manifest_of_another_is_refused(tmp_path: Path
         {"template": "sphereface", "input": {**FIELDS["input"], "width": 96}},
         {"kind": "detector"},
         {"mirror": True},
+        {"precision": "bfloat16"},
     ],
-    ids=["weights", "dimension", "size", "channels", "mean", "std", "template", "kind", "mirror"],
+    ids=["weights", "dimension", "size", "channels", "mean", "std", "template", "kind", "mirror", "precision"],
 )
 def test_whatever_changes_a_vector_changes_the_contract(changes: dict[str, Any]) -> None:
     assert contract_id(_manifest(**changes)) != contract_id(_manifest())
@@ -224,7 +225,7 @@ def test_what_leaves_vectors_comparable_leaves_the_contract(changes: dict[str, A
 
 def test_every_field_of_a_manifest_is_known_to_change_the_contract_or_not_to() -> None:
     # A field added later must be put on one side by its author, and tested above.
-    changing = {"kind", "model_sha256", "input", "template", "dimension", "mirror"}
+    changing = {"kind", "model_sha256", "input", "template", "dimension", "mirror", "precision"}
     others = {
         "format",
         "id",
@@ -316,3 +317,13 @@ def test_a_detector_has_no_alignment() -> None:
 def test_an_embedders_alignment_has_the_size_of_its_input() -> None:
     alignment = _manifest(input={"width": 224, "height": 224, "channels": "rgb"}).alignment
     assert (alignment.name, alignment.width, alignment.height) == ("arcface", 224, 224)
+
+
+def test_float32_leaves_contracts_and_files_as_they_were_and_bfloat16_is_another_contract(tmp_path: Path) -> None:
+    assert contract_id(_manifest(precision="float32")) == contract_id(_manifest())
+    assert "precision" not in bundles.manifest_json(_manifest())
+
+    other = _manifest(precision="bfloat16")
+
+    assert contract_id(other) != contract_id(_manifest())
+    assert bundles.write(tmp_path, MODEL, other).manifest.precision == "bfloat16"

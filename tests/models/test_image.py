@@ -21,7 +21,7 @@ from models.errors import (
     PayloadTooLargeError,
     UnsupportedMediaTypeError,
 )
-from models.image import MAX_JPEG_SCANS, MAX_JPEG_SEGMENTS, ImageLimits, Pixels, decode
+from models.image import MAX_JPEG_SCANS, MAX_JPEG_SEGMENTS, ImageLimits, Pixels, decode, decode_reduced
 
 LOSSLESS = [("PNG", {}), ("BMP", {}), ("WEBP", {"lossless": True})]
 # What each EXIF orientation does to the stored pixels, said with NumPy.
@@ -550,3 +550,35 @@ def test_a_photo_survives_every_accepted_format_alike() -> None:
     for form, options in (*LOSSLESS, ("JPEG", {"quality": 95}), ("WEBP", {"quality": 95})):
         decoded = decode(encode(photo, form, **options))
         assert np.abs(decoded.astype(int) - photo).mean() < 3
+
+
+@pytest.mark.parametrize(("side", "factor"), [(5000, 1), (1200, 1), (800, 2), (400, 4), (200, 8), (1, 8)])
+def test_a_large_jpeg_is_decoded_at_a_fraction_that_still_has_the_side(side: int, factor: int) -> None:
+    colours = np.random.default_rng(3).integers(0, 256, (6, 8, 3), np.uint8)
+    photo = np.ascontiguousarray(colours.repeat(200, axis=0).repeat(200, axis=1))
+    buffer = io.BytesIO()
+    Image.fromarray(photo).save(buffer, "JPEG", quality=95, subsampling=0)
+
+    reduced = decode_reduced(buffer.getvalue(), side)
+
+    assert (reduced.width, reduced.height) == (1600, 1200)
+    assert reduced.pixels.shape == (1200 // factor, 1600 // factor, 3)
+    assert reduced.is_whole == (factor == 1)
+    middles = reduced.pixels[100 // factor :: 200 // factor, 100 // factor :: 200 // factor].astype(int)
+    assert np.abs(middles - colours).max() <= 12
+
+
+@pytest.mark.parametrize(("form", "options"), [("PNG", {}), ("JPEG", {"progressive": True})])
+def test_what_is_no_faster_at_a_fraction_is_decoded_whole(form: str, options: dict[str, bool]) -> None:
+    buffer = io.BytesIO()
+    Image.new("RGB", (900, 700), "red").save(buffer, form, **options)
+
+    assert decode_reduced(buffer.getvalue(), 10).pixels.shape == (700, 900, 3)
+
+
+def test_a_photo_over_the_limit_is_refused_by_all_its_pixels_even_if_few_would_be_decoded() -> None:
+    buffer = io.BytesIO()
+    Image.new("RGB", (900, 700), "red").save(buffer, "JPEG")
+
+    with pytest.raises(ImageTooLargeError):
+        decode_reduced(buffer.getvalue(), 10, ImageLimits(max_pixels=600_000))

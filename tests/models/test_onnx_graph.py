@@ -1,5 +1,6 @@
 """Foreign ONNX files to plain graphs: the same function in a form that every runtime loads."""
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from onnx.reference import ReferenceEvaluator
 
 from models import onnx_graph, zoo
 from models.errors import InvalidBundleError, SourceError
+from models.registry import Registry
 
 SHAPE = [1, 3, 4, 6]
 X = np.random.default_rng(1).normal(size=SHAPE).astype(np.float32)
@@ -430,3 +432,49 @@ def test_a_default_model_computes_what_its_original_computes(model_id: str, size
         a, b = ours.astype(np.float64).ravel(), theirs.astype(np.float64).ravel()
         assert a @ b / (np.linalg.norm(a) * np.linalg.norm(b)) >= 0.9999999
         np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-3 * np.abs(b).max())
+
+
+@pytest.mark.parametrize("slopes", [(3, 1, 1), (1,), (4, 6)])
+def test_prelu_becomes_arithmetic_that_computes_the_same(slopes: tuple[int, ...]) -> None:
+    slope = np.random.default_rng(5).uniform(-0.5, 1.5, slopes).astype(np.float32)
+    nodes = [helper.make_node("PRelu", ["x", "a"], ["h"]), helper.make_node("PRelu", ["h", "a"], ["y"])]
+    model = _model(nodes, {"a": slope})
+
+    rewritten = onnx_graph.without_prelu(model)
+
+    assert _operators(rewritten) == ["Relu", "Mul", "Mul", "Add"] * 2
+    np.testing.assert_allclose(_reference(rewritten), _reference(model), atol=1e-6)
+    np.testing.assert_allclose(_runtime(rewritten), _reference(model), atol=1e-6)
+
+
+def test_a_prelu_whose_slopes_are_computed_stays_as_it_is() -> None:
+    nodes = [helper.make_node("Abs", ["x"], ["a"]), helper.make_node("PRelu", ["x", "a"], ["y"])]
+    model = _model(nodes, {})
+
+    assert onnx_graph.without_prelu(model) == model
+
+
+def test_a_network_without_prelu_stays_as_it_is() -> None:
+    model = _model([helper.make_node("Relu", ["x"], ["y"])], {})
+
+    assert onnx_graph.without_prelu(model) is model
+
+
+def test_the_default_embedder_gives_the_same_vectors_without_prelu(registry: Registry) -> None:
+    model = registry.resolve("embedder").model_path.read_bytes()
+    x = np.random.default_rng(6).uniform(0, 255, (2, 3, 112, 112)).astype(np.float32)
+
+    rewritten = onnx_graph.without_prelu(model)
+
+    assert "PRelu" in _operators(model)
+    assert "PRelu" not in _operators(rewritten)
+    a, b = (
+        v.astype(np.float64) / np.linalg.norm(v, axis=1, keepdims=True) for v in map(_vectors_of(x), (model, rewritten))
+    )
+    np.testing.assert_allclose((a * b).sum(axis=1), 1, atol=1e-6)
+
+
+def _vectors_of(x: Any) -> Callable[[bytes], Any]:
+    return lambda model: onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"]).run(None, {"data": x})[
+        0
+    ]

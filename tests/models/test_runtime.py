@@ -68,6 +68,19 @@ def test_an_unknown_device_is_refused_and_the_known_ones_are_named(asked: str) -
         choose_device(asked, [CPU], ["onnxruntime"])
 
 
+@pytest.mark.parametrize("asked", ["auto", "openvino"])
+def test_bfloat16_is_computed_by_openvino(asked: str) -> None:
+    assert choose_device(asked, [OPENVINO, CPU], ["onnxruntime-openvino"], "bfloat16") == "openvino"
+    with pytest.raises(DeviceUnavailableError, match=r"facesphere\[openvino\]"):
+        choose_device(asked, [CPU], ["onnxruntime"], "bfloat16")
+
+
+@pytest.mark.parametrize("asked", ["cpu", "cuda", "tensorrt"])
+def test_a_device_that_does_not_compute_in_bfloat16_is_refused_for_it(asked: str) -> None:
+    with pytest.raises(DeviceUnavailableError, match=f"device {asked} does not compute in bfloat16"):
+        choose_device(asked, [TENSORRT, CUDA, OPENVINO, CPU], ["onnxruntime-gpu"], "bfloat16")
+
+
 def test_exactly_one_runtime_is_installed_here() -> None:
     assert len(installed_runtimes()) == 1
 
@@ -220,3 +233,33 @@ def test_the_runtime_sends_nothing_to_its_maker(registry: Registry, tmp_path: Pa
     subprocess.run([sys.executable, "-c", code], env=home, check=True, timeout=60)
 
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+
+
+@pytest.mark.skipif(OPENVINO not in onnxruntime.get_available_providers(), reason="this runtime has no OpenVINO")
+def test_float32_is_float32_in_openvino_whatever_the_processor_could_do(registry: Registry) -> None:
+    path = registry.resolve("embedder").model_path
+    x = np.random.default_rng(4).uniform(0, 255, (3, 3, 112, 112)).astype(np.float32)
+    (ours,), (theirs,) = (Session(path, SessionOptions(device)).run(x).values() for device in ("cpu", "openvino"))
+    unit = [v.astype(np.float64) / np.linalg.norm(v, axis=1, keepdims=True) for v in (ours, theirs)]
+    np.testing.assert_allclose((unit[0] * unit[1]).sum(axis=1), 1, atol=1e-6)
+
+
+def test_memory_of_a_large_input_is_given_back(registry: Registry) -> None:
+    code = """if True:
+        import os, sys, numpy as np
+        from pathlib import Path
+        from models.runtime import Session, SessionOptions
+        session = Session(Path(sys.argv[1]), SessionOptions("cpu"))
+        def resident():
+            return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGESIZE")
+        session.run(np.zeros((1, 3, 640, 640), np.float32))
+        before = resident()
+        large = np.zeros((1, 3, 1920, 1920), np.float32)
+        session.run(large)
+        del large
+        print(resident() - before)
+    """
+    path = str(registry.resolve("detector").model_path)
+    run = subprocess.run([sys.executable, "-c", code, path], capture_output=True, text=True, check=True, timeout=60)
+
+    assert int(run.stdout) < 50e6  # 130e6 if it is kept

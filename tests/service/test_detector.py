@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from photos import astronaut, encode, shared
 from PIL import Image
 
-from models.image import ImageLimits, decode
+from models.alignment import align
+from models.image import ImageLimits, decode, decode_reduced
 from models.registry import Registry
 from models.runtime import Session, SessionOptions
 from service.domain import CroppedPhoto
@@ -202,3 +203,60 @@ def test_hard_photos_are_handled_as_a_person_would_expect(networks: Networks) ->
         assert decode(data).shape[2] == 3
         (face,) = networks.find(data).faces
         assert networks.embedder.embed([face.crop])[0] @ obama >= threshold, name
+
+
+def _enlarged(factor: float) -> Photo:
+    return _scaled(astronaut(), factor)
+
+
+@pytest.mark.parametrize("orientation", [1, 3, 6, 8])
+def test_coordinates_are_of_the_whole_photo_where_a_part_of_its_pixels_was_decoded(
+    networks: Networks, orientation: int
+) -> None:
+    upright = _on_canvas(_enlarged(4)[:, :1999], 1999, 2047)  # no multiple of anything
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    buffer = io.BytesIO()
+    Image.fromarray(_stored(upright, orientation)).save(buffer, "JPEG", exif=exif, quality=95)
+    assert not decode_reduced(buffer.getvalue(), 640).is_whole
+    whole = networks.find(encode(upright, compress_level=1)).faces[0]  # of a PNG all pixels are decoded
+
+    found = networks.find(buffer.getvalue())
+
+    assert (found.width, found.height) == (1999, 2047)
+    (face,) = found.faces
+    np.testing.assert_allclose(face.face.bbox, whole.face.bbox, atol=24)
+    np.testing.assert_allclose(face.face.kps, whole.face.kps, atol=6)  # the eyes are 190 pixels apart
+    vectors = networks.embedder.embed([face.crop, whole.crop])
+    assert vectors[0] @ vectors[1] >= 0.98
+    assert face.face.quality == pytest.approx(whole.face.quality, abs=0.05)
+
+
+def test_small_faces_of_a_large_jpeg_are_cut_out_of_all_its_pixels(networks: Networks) -> None:
+    photo = _on_canvas(astronaut(), 2400, 1800)
+    data = encode(photo, "JPEG", quality=98)
+    assert not decode_reduced(data, 640).is_whole
+
+    (face,) = networks.find(data).faces
+
+    image = decode(data)
+    (landmarks,) = networks.detector.detect(image).landmarks.astype(np.float64)
+    np.testing.assert_array_equal(face.crop, align(image, landmarks, networks.embedder.template))
+
+
+def test_decisions_are_the_same_on_all_pixels_of_a_photo_and_on_some(networks: Networks) -> None:
+    """Every photo enlarged so far that it is decoded at a fraction of its size, against itself as it is."""
+    assert networks.calibration is not None
+    threshold = networks.calibration.threshold_at(1e-3).value
+    files = sorted(shared("photos/people").glob("*/*"))
+    plain, reduced = [], []
+    for file in files:
+        image = decode(file.read_bytes())
+        large = encode(_scaled(image, 1.01 * 2560 / max(image.shape)), "JPEG", quality=95)
+        assert decode_reduced(large, 640).pixels.shape[0] < image.shape[0] * 2
+        plain.append(networks.vector(file.read_bytes()))
+        reduced.append(networks.vector(large))
+    same = np.array([[a.parent == b.parent for b in files] for a in files])
+
+    for first in (plain, reduced):
+        assert (((np.stack(first) @ np.stack(reduced).T) >= threshold) == same).all()

@@ -14,7 +14,8 @@ from onnx import TensorProto, helper, numpy_helper
 from models.errors import FaceError, InvalidBundleError, SourceError
 from models.registry import ModelExistsError, Registry
 from models.runtime import Session, SessionOptions
-from service.import_onnx import ImportOptions, import_onnx
+from service.errors import InvalidRequestError
+from service.import_onnx import ImportOptions, import_onnx, in_precision
 from service.inference.embedder import Embedder
 
 SIZE = 32
@@ -331,3 +332,20 @@ def test_a_file_from_elsewhere_is_not_fetched_without_a_digest(own: Registry, so
 def test_options_are_checked_before_anything_is_fetched(own: Registry) -> None:
     with pytest.raises(InvalidBundleError, match="width"):
         import_onnx(own, "https://example.invalid/model.onnx", replace(OPTIONS, input_size=(1, 1)))
+
+
+def test_a_model_in_another_precision_is_the_same_network_under_another_contract(
+    registry: Registry, tmp_path: Path
+) -> None:
+    mine = Registry(tmp_path / "models")
+    original = registry.resolve("embedder")
+    mine.add(original.model_path.read_bytes(), original.manifest)
+
+    manifest = in_precision(mine, original.manifest.id, "bfloat16")
+
+    assert manifest.id == f"{original.manifest.id}-bf16"
+    assert mine.resolve_any(manifest.id).manifest == manifest
+    assert (manifest.precision, manifest.model_sha256) == ("bfloat16", original.manifest.model_sha256)
+    assert manifest.contract_id != original.manifest.contract_id
+    with pytest.raises(InvalidRequestError, match="embedder of bfloat16 already"):
+        in_precision(mine, manifest.id, "bfloat16")

@@ -393,3 +393,15 @@ def test_nothing_but_the_ready_line_is_on_stdout(models_dir: Path, tmp_path: Pat
         assert running.process.stdout is not None
         assert running.process.stdout.read() == ""
         assert running.process.wait(timeout=30) == 0
+
+
+def test_requests_on_a_connection_that_is_kept_open_have_a_deadline_each(models_dir: Path, tmp_path: Path) -> None:
+    """Reading a body that is large pauses and goes on within its request, and the next one comes in from there."""
+    photo = encode(np.random.default_rng(1).integers(0, 256, (640, 640, 3), np.uint8), "JPEG", quality=95)
+    assert len(photo) > 2**18
+    with live_server(tmp_path / "data", models_dir=str(models_dir), request_timeout_s="2") as server:
+        for _ in range(10):
+            assert (
+                server.client.post("/detect", content=photo, headers={"content-type": "image/jpeg"}).status_code == 200
+            )
+            time.sleep(0.3)

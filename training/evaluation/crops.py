@@ -102,7 +102,9 @@ def check_crops(manifest: Manifest, data: AlignedSet) -> None:
 
 
 def _embed(bundle: Bundle, crops: Iterator[Pixels], names: Sequence[str], threads: int, step: Step) -> Vectors:
-    embedder = Embedder(Session(bundle.model_path, SessionOptions("auto", threads=threads)), bundle.manifest)
+    embedder = Embedder(
+        Session(bundle.model_path, SessionOptions("auto", threads, bundle.manifest.precision)), bundle.manifest
+    )
     parts: list[NDArray[np.float32]] = []
     done = 0
     while batch := list(itertools.islice(crops, _BATCH)):

@@ -36,7 +36,9 @@ class Teacher:
         self.manifest = loaded.manifest
         if self.manifest.kind != "embedder":
             raise ConfigError(f"{bundle} is a {self.manifest.kind}, not an embedder, and cannot teach")
-        self._embedder = Embedder(Session(loaded.model_path, SessionOptions("auto", threads=threads)), self.manifest)
+        self._embedder = Embedder(
+            Session(loaded.model_path, SessionOptions("auto", threads, self.manifest.precision)), self.manifest
+        )
 
     @property
     def size(self) -> tuple[int, int]:

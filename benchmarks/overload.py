@@ -1,0 +1,78 @@
+"""Ten times as many requests as can be answered: what is still answered in time, and how soon the rest is refused.
+
+    .venv/bin/python benchmarks/overload.py [--times N] [--deadline S] [--seconds S] [--rounds N] [--json OUT]
+
+Aligned crops over gRPC, each with a deadline. First the peak, with 16 clients that wait for their answers; then
+arrivals at a fixed rate, whether or not earlier ones were answered. Goodput counts answers within the deadline. The
+load runs on the same cores and takes its share of them, ten times as large as that of the peak.
+"""
+
+import argparse
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from latency import machine
+from live import default_models, server
+from load import Load, run_load
+from reports import report
+from throughput import crops
+
+
+def measure(options: argparse.Namespace) -> dict[str, dict[str, Any]]:
+    """Rounds of peak and overload in turns."""
+    default_models()
+    peaks, runs = [], []
+    with tempfile.TemporaryDirectory() as folder, server(0, FACESPHERE_DEVICE=options.device) as address:
+        bodies = crops(Path(folder))
+        for _ in range(options.rounds):
+            peak = run_load(Load("grpc", address.grpc, bodies, True, 16, seconds=options.seconds))
+            rate = options.times * peak["per_s"]
+            peaks.append(peak)
+            runs.append(
+                run_load(
+                    Load("grpc", address.grpc, bodies, True, 16, rate, options.seconds, deadline_s=options.deadline)
+                )
+            )
+    ratios = [run["per_s"] / peak["per_s"] for run, peak in zip(runs, peaks, strict=True)]
+    goodput = {"per_s": _median(runs, "per_s"), "ratio": float(np.median(ratios))}
+    codes = {code: sum(run["codes"].get(code, 0) for run in runs) for run in runs for code in run["codes"]}
+    return {
+        "peak": {"per_s": _median(peaks, "per_s"), "ratio": 1.0, **_times(peaks, "ok_ms")},
+        f"answered at {options.times} x": {**goodput, **_times(runs, "ok_ms")},
+        "refused": _times(runs, "refused_ms"),
+        "outcomes": {"codes": " ".join(f"{code}:{count}" for code, count in sorted(codes.items()))},
+    }
+
+
+def _median(runs: list[dict[str, Any]], key: str) -> float:
+    return float(np.median([run[key] for run in runs]))
+
+
+def _times(runs: list[dict[str, Any]], key: str) -> dict[str, float]:
+    known = [run[key] for run in runs if run[key]]
+    return {name: float(np.median([each[k] for each in known])) for k, name in enumerate(("p50_ms", "p99_ms")) if known}
+
+
+def main() -> int:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        description="Goodput and refusals under overload.",
+        epilog="Example: .venv/bin/python benchmarks/overload.py --times 10 --deadline 1 --json overload.json",
+    )
+    parser.add_argument("--times", type=float, default=10, help="of the peak (default: 10)")
+    parser.add_argument("--deadline", type=float, default=1, help="of each request, seconds (default: 1)")
+    parser.add_argument("--seconds", type=float, default=5, help="of each measurement (default: 5)")
+    parser.add_argument("--rounds", type=int, default=3, help="of all measurements in turns (default: 3)")
+    parser.add_argument("--device", default="cpu", help="cpu or openvino (default: cpu)")
+    parser.add_argument("--json", type=Path, help="write the numbers to this file as well")
+    options = parser.parse_args()
+    about = machine()
+    report("crops a second", about, measure(options), options.json)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,117 @@
+"""Aligned crops a second over REST and gRPC at 1 to 64 clients, against the bare session on as many threads.
+
+    .venv/bin/python benchmarks/throughput.py [--seconds S] [--rounds N] [--model ID] [--device D] [--json OUT]
+
+The server, the load and the bare session are processes of their own on one machine, in turns; a ratio is taken within
+its round, so that a machine that is slower for a while slows both. The load takes its time from the same cores.
+`cpu_ms` is what one answer costs the server's process, and `cpu_ratio` what it costs the bare session over that: other
+programs on the machine change it less than they change how much is done in a second.
+"""
+
+import argparse
+import io
+import os
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import skimage.data
+from latency import machine
+from live import MODELS, default_models, server
+from load import Load, run_load
+from PIL import Image
+from reports import report
+
+CLIENTS = (1, 4, 16, 64)
+
+
+def crops(folder: Path) -> list[str]:
+    """Aligned crops of 112 x 112 as JPEG files: one face, a little brighter each time."""
+    face = np.asarray(Image.fromarray(skimage.data.astronaut()[40:180, 160:300]).resize((112, 112)))  # type: ignore[no-untyped-call]
+    names = []
+    for number in range(16):
+        buffer = io.BytesIO()
+        Image.fromarray(np.clip(face.astype(int) + 2 * number, 0, 255).astype(np.uint8)).save(
+            buffer, "JPEG", quality=92
+        )
+        (folder / f"{number}.jpg").write_bytes(buffer.getvalue())
+        names.append(str(folder / f"{number}.jpg"))
+    return names
+
+
+def measure(options: argparse.Namespace) -> dict[str, Any]:
+    """Rounds of everything in turns."""
+    default_models()
+    cores = len(os.sched_getaffinity(0))
+    rows: dict[str, list[dict[str, Any]]] = {}
+    settings = {"FACESPHERE_DEVICE": options.device} | ({"FACESPHERE_MODEL": options.model} if options.model else {})
+    with tempfile.TemporaryDirectory() as folder, server(0, **settings) as address:
+        bodies = crops(Path(folder))
+        rest = f"{address.http_host}:{address.http_port}"
+        for _ in range(options.rounds):
+            bare = _bare(options, cores)
+            for protocol, where in (("grpc", address.grpc), ("rest", rest)):
+                for clients in CLIENTS:
+                    load = Load(protocol, where, bodies, True, clients, seconds=options.seconds)
+                    result = run_load(load, address.pid)
+                    rows.setdefault(f"{protocol}, {clients} clients", []).append(result)
+                bare_after = _bare(options, cores)
+                for clients in CLIENTS:  # a machine that changed meanwhile: the mean of before and after
+                    row = rows[f"{protocol}, {clients} clients"][-1]
+                    row["ratio"] = row["per_s"] / ((bare["per_s"] + bare_after["per_s"]) / 2)
+                    row["cpu_ratio"] = (bare["cpu_ms"] + bare_after["cpu_ms"]) / 2 / row["cpu_ms"]
+                rows.setdefault("bare session", []).append(bare_after | {"ratio": 1.0, "cpu_ratio": 1.0})
+                bare = bare_after
+    return {name: _median(each) for name, each in rows.items()}
+
+
+def _bare(options: argparse.Namespace, cores: int) -> dict[str, Any]:
+    """The faster of batches of 1 and of 8."""
+    runs = [
+        run_load(
+            Load(
+                "bare",
+                options.model or "",
+                [],
+                clients=cores,
+                seconds=options.seconds / 2,
+                batch=batch,
+                model=str(MODELS),
+                device=options.device,
+            )
+        )
+        for batch in (1, 8)
+    ]
+    return max(runs, key=lambda run: float(run["per_s"]))
+
+
+def _median(runs: list[dict[str, Any]]) -> dict[str, Any]:
+    keys = ("per_s", "ratio", "cpu_ms", "cpu_ratio")
+    row = {key: float(np.median([run[key] for run in runs])) for key in keys}
+    if runs[0].get("ok_ms"):
+        row["p50_ms"], row["p99_ms"] = (float(np.median([run["ok_ms"][k] for run in runs])) for k in (0, 1))
+    row["failed"] = sum(sum(run["codes"].values()) - run["count"] for run in runs) if runs[0]["codes"] else 0
+    return row
+
+
+def main() -> int:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        description="Aligned crops a second, served and bare.",
+        epilog="Example: .venv/bin/python benchmarks/throughput.py --seconds 3 --rounds 5 --json throughput.json",
+    )
+    parser.add_argument("--seconds", type=float, default=3, help="of each measurement (default: 3)")
+    parser.add_argument("--rounds", type=int, default=3, help="of all measurements in turns (default: 3)")
+    parser.add_argument("--model", help="embedder, if not the promoted one")
+    parser.add_argument("--device", default="cpu", help="cpu or openvino (default: cpu)")
+    parser.add_argument("--json", type=Path, help="write the numbers to this file as well")
+    options = parser.parse_args()
+    about = machine()
+    report("crops a second", about, measure(options), options.json)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,135 @@
+"""Threads that work on several queues, so that there are never more at work than there are cores.
+
+Queues are in the order of their stage: photos, then the crops that come out of them. A full batch of a later stage
+goes first, then the earlier stage, then whatever is left: no stage runs far ahead of the next one, batches fill when
+there is much to do, and nothing waits when there is little. All interactive work goes before any bulk work.
+"""
+
+import threading
+import time
+from collections.abc import Callable
+from typing import Protocol
+
+ON_THE_PROCESSOR = frozenset(("cpu", "openvino"))
+
+
+class Job(Protocol):
+    """A batch on its way."""
+
+    def run(self) -> None:
+        """The work."""
+
+    def done(self) -> None:
+        """Books are kept; called with the crew's lock held."""
+
+    def deliver(self) -> None:
+        """The callers hear of it."""
+
+
+class Queue(Protocol):
+    """What a crew asks of its queues, always with its lock held."""
+
+    @property
+    def running(self) -> int:
+        """Items that are being worked on."""
+
+    def count(self, bulk: bool) -> int:
+        """Waiting items of interactive requests; with `bulk` all of them."""
+
+    def full(self, bulk: bool) -> bool:
+        """Whether a batch is worth more than an earlier stage's work."""
+
+    def leaves_at(self) -> float:
+        """When a batch may leave that is not full."""
+
+    def take(self, now: float) -> Job | None:
+        """The next batch; None where nobody waits for any of it."""
+
+    def cost_s(self) -> float:
+        """Seconds of one thread for one item, until its request is answered."""
+
+
+class Crew:
+    """`threads` at work on queues that are added before the first item is submitted."""
+
+    def __init__(self, name: str, threads: int, clock: Callable[[], float] = time.monotonic) -> None:
+        self.changed = threading.Condition()
+        self.clock = clock
+        self.threads = threads
+        self._queues: list[Queue] = []
+        self._busy = 0
+        self._closed = False
+        self._workers = [threading.Thread(target=self._work, name=f"{name}-{i}", daemon=True) for i in range(threads)]
+        for worker in self._workers:
+            worker.start()
+
+    def add(self, queue: Queue, first: bool = False) -> None:
+        """A further queue: of a later stage than those before, or of the first one."""
+        with self.changed:
+            self._queues.insert(0 if first else len(self._queues), queue)
+
+    def remove(self, queue: Queue) -> None:
+        """A queue that is empty and stays so: what it works with is given free."""
+        with self.changed:
+            self._queues = [each for each in self._queues if each is not queue]
+
+    @property
+    def idle(self) -> int:
+        """Threads without work."""
+        return self.threads - self._busy
+
+    def expected_wait_s(self, bulk: bool) -> float:
+        """How long one that came now would wait for its turn, by what work has cost lately; the lock is held."""
+        ahead = ((queue.count(bulk) + queue.running / 2) * queue.cost_s() for queue in self._queues)  # half is done
+        return sum(ahead) / self.threads
+
+    def close(self) -> None:
+        """Finish what is queued, then stop."""
+        with self.changed:
+            self._closed = True
+            self.changed.notify_all()
+        for worker in self._workers:
+            worker.join()
+
+    def _work(self) -> None:
+        while job := self._next():
+            job.run()
+            with self.changed:
+                self._busy -= 1
+                job.done()
+                if self._closed:
+                    self.changed.notify_all()
+            job.deliver()
+
+    def _next(self) -> Job | None:
+        """Wait for work; None means closed and drained."""
+        with self.changed:
+            while True:
+                now = self.clock()
+                queue = self._choose(now)
+                if queue is not None:
+                    if job := queue.take(now):
+                        self._busy += 1
+                        return job
+                    continue
+                if self._closed:
+                    return None
+                leaves = min((queue.leaves_at() for queue in self._queues if queue.count(True)), default=None)
+                self.changed.wait(None if leaves is None else max(leaves - now, 0))
+
+    def _choose(self, now: float) -> Queue | None:
+        for bulk in (False, True):
+            for queue in reversed(self._queues):
+                if queue.full(bulk):
+                    return queue
+            for queue in self._queues:
+                if queue.count(bulk) and (self._closed or queue.leaves_at() <= now):
+                    return queue
+        return None
+
+
+def crews_for(device: str, cores: int) -> tuple[Crew, ...]:
+    """One crew for photos and networks where both run on the processor; else one for each, the second of one thread."""
+    if device in ON_THE_PROCESSOR:
+        return (Crew("work", cores),)
+    return Crew("photo", cores), Crew("network", 1)
