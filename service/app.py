@@ -34,7 +34,7 @@ from service.grpc_api.server import GrpcOptions, GrpcParts, GrpcServer
 from service.inference.batcher import Batcher, BatcherOptions
 from service.inference.detector import Detector
 from service.inference.embedder import Embedder
-from service.inference.finder import FaceFinder
+from service.inference.observed import ObservedDetector, ObservedFinder, observed_embed
 from service.inference.pool import Pool
 from service.metrics import Metrics
 from service.people import People
@@ -50,6 +50,7 @@ log = logging.getLogger("facesphere")
 SWEEP_EVERY_S = 3600.0
 NOTE_USED_EVERY_S = 30.0
 TIDY_EVERY_S = 300.0
+COUNT_EVERY_S = 15.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +63,7 @@ class Inference:
     device: str
     pool: Pool
     batcher: Batcher[Pixels, Vector]
+    metrics: Metrics
 
     def close(self) -> None:
         """Finish what was accepted and stop the threads."""
@@ -90,21 +92,25 @@ def build_inference(settings: Settings, registry: Registry) -> Inference:
     if embedder_bundle.manifest.calibration is not None:
         embedder_bundle.manifest.calibration.threshold_at(settings.target_fmr)  # a default that could never be met
     options = SessionOptions(settings.device, threads=1)
+    metrics = Metrics()
     detector_session = Session(detector_bundle.model_path, options)
-    detector = Detector(detector_session, detector_bundle.manifest.input)
+    detector = ObservedDetector(detector_session, detector_bundle.manifest.input, metrics)
     embedder = Embedder(Session(embedder_bundle.model_path, options), embedder_bundle.manifest)
     _warm_up(detector, embedder, settings.max_batch)
     workers = settings.cores if detector_session.device == "cpu" else 1
     batcher: Batcher[Pixels, Vector] = Batcher(
         "embed",
-        embed_function(embedder.embed),
+        observed_embed(embed_function(embedder.embed), metrics),
         BatcherOptions(settings.max_batch, settings.max_queue, workers),
     )
     pool = Pool("photo", settings.cores, settings.max_queue)
     limits = ImageLimits(settings.max_image_bytes, settings.max_image_pixels)
-    finder = FaceFinder(detector, embedder.template, limits)
-    faces = Faces(finder, embedder_bundle.manifest, batcher, pool, settings.target_fmr)
-    return Inference(faces, detector_bundle, embedder_bundle, detector_session.device, pool, batcher)
+    finder = ObservedFinder(detector, embedder.template, limits, metrics)
+    faces = Faces(finder, embedder_bundle.manifest, batcher, pool, settings.target_fmr, metrics)
+    for bundle in (detector_bundle, embedder_bundle):
+        each = bundle.manifest
+        metrics.serves(each.kind, each.id, each.contract_id, detector_session.device)
+    return Inference(faces, detector_bundle, embedder_bundle, detector_session.device, pool, batcher, metrics)
 
 
 def raise_file_limit() -> None:
@@ -191,7 +197,9 @@ class _Server(uvicorn.Server):
         self._grpc_stopped: asyncio.Future[None] | None = None
         self._gallery_pool = Pool("gallery", 4, settings.max_queue)
         signer = ReceiptSigner(keys.receipts)
-        self._people = People(inference.faces, gallery, self._gallery_pool, signer, settings.target_fpir)
+        self._people = People(
+            inference.faces, gallery, self._gallery_pool, signer, settings.target_fpir, inference.metrics
+        )
         self._access = access
         self._gallery = gallery
         self._metrics = self._build_metrics(inference)
@@ -255,7 +263,7 @@ class _Server(uvicorn.Server):
             self._gallery_pool.close()
 
     def _housekeeping(self) -> Iterator[Coroutine[None, None, None]]:
-        yield from (self._sweep(), self._note_used_keys(), self._tidy())
+        yield from (self._sweep(), self._note_used_keys(), self._tidy(), self._count_enrolled())
 
     async def _sweep(self) -> None:
         """Erase what is past its retention, now and then once an hour."""
@@ -291,6 +299,22 @@ class _Server(uvicorn.Server):
             except Exception:
                 log.exception("tidying the gallery")
             await asyncio.sleep(TIDY_EVERY_S)
+
+    async def _count_enrolled(self) -> None:
+        """Keep the figures of the gallery for the metrics; asked for now and then, not by each scrape."""
+        while True:
+            try:
+                found = await self._gallery_pool.run(self._gallery.collections)
+                self._metrics.enrolled(
+                    collections=len(found),
+                    subjects=sum(each.subjects for each in found),
+                    faces=sum(each.faces for each in found),
+                )
+            except FaceError as error:
+                log.error("counting the gallery: %s", error.message)
+            except Exception:
+                log.exception("counting the gallery")
+            await asyncio.sleep(COUNT_EVERY_S)
 
     def _config(self) -> uvicorn.Config:
         settings = self._settings
@@ -331,7 +355,7 @@ class _Server(uvicorn.Server):
         ]
 
     def _build_metrics(self, inference: Inference) -> Metrics:
-        metrics = Metrics()
+        metrics = inference.metrics
         metrics.gauge("embed_queue", "Faces waiting for the embedder", lambda: inference.batcher.waiting)
         metrics.gauge("photos_pending", "Photos being decoded or waiting for it", lambda: inference.pool.pending)
         return metrics

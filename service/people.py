@@ -33,12 +33,14 @@ from service.domain import (
     Select,
     Subject,
     SubjectExport,
+    Vector,
     Verification,
 )
 from service.errors import FaceNotFoundError, InvalidRequestError, NotFoundError
 from service.faces import Decision, Faces, angle_degrees, cosine
-from service.gallery.contract import Gallery
+from service.gallery.contract import Gallery, Match
 from service.inference.pool import Pool
+from service.metrics import Metrics
 from service.security.access import caller
 from service.security.keys import COLLECTION_NAME
 from service.security.receipts import ReceiptSigner
@@ -68,12 +70,14 @@ class People:
         pool: Pool,
         signer: ReceiptSigner,
         default_target_fpir: float,
+        metrics: Metrics | None = None,
     ) -> None:
         self._faces = faces
         self._gallery = gallery
         self._pool = pool
         self._signer = signer
         self._default_target_fpir = default_target_fpir
+        self._metrics = metrics or Metrics()
 
     async def put_collection(self, name: str, settings: CollectionSettings) -> tuple[Collection, bool]:
         """Create a collection under the server's model, or change its settings; True if it was created."""
@@ -246,6 +250,10 @@ class People:
         photo = await self._faces.embed(probe.image, "all")
         return [EmbeddedProbe(item.embedding, item.face) for item in photo.faces]
 
+    def _search(self, collection: str, contract_id: str, vector: Vector, limit: int) -> tuple[list[Match], int]:
+        with self._metrics.stage("search"):
+            return self._gallery.search(collection, contract_id, vector, limit)
+
     def _decide(self, criterion: SearchCriterion, gallery_size: int) -> Decision:
         if criterion.threshold is not None:
             return Decision(criterion.threshold, None)
@@ -257,8 +265,10 @@ class People:
         self, collection: str, probe: EmbeddedProbe, criterion: SearchCriterion, limit: int
     ) -> Identification:
         contract = self._faces.model.contract_id
-        matches, size = await self._run(self._gallery.search, collection, contract, probe.embedding, limit)
+        matches, size = await self._run(self._search, collection, contract, probe.embedding, limit)
         decision = self._decide(criterion, size)  # for the very faces that were searched
+        if matches:
+            self._metrics.decided("identify", matches[0].similarity, matches[0].similarity >= decision.threshold)
         candidates = [
             self._candidate(match.subject, match.face_id, match.similarity)
             for match in matches
