@@ -15,7 +15,7 @@ remove_other_runtimes = rm -f $(VENV)/.serve-* $(VENV)/.train && \
 
 take_torch = $(BIN)/pip install --quiet --retries 1 --no-deps $(addprefix --extra-index-url ,$(TORCH_INDEX)) "$(TORCH)"
 
-.PHONY: serve train test test-all torture check format proto bench bench-training bench-gallery bench-scaling bench-startup bench-attack bench-losses bench-calibration bench-cleaning bench-gate clean
+.PHONY: serve train test test-all torture check format proto bench bench-training bench-gallery bench-scaling bench-startup bench-attack bench-losses bench-calibration bench-cleaning bench-gate lock sbom clean
 
 serve: $(VENV)/.serve-$(RUNTIME)
 	$(BIN)/facesphere serve --data-dir $(DATA) $(ARGS)
@@ -82,6 +82,16 @@ bench-cleaning: $(VENV)/.dev
 
 bench-gate: $(VENV)/.dev
 	$(BIN)/python benchmarks/gate.py $(ARGS)
+
+# What the images install: every file pinned by its SHA-256. LOCK=--upgrade takes the newest.
+lock: $(VENV)/.dev
+	docker/lock.sh $(LOCK)
+
+# A bill of materials (CycloneDX 1.6) of what is installed in this environment.
+sbom: $(VENV)/.dev
+	mkdir -p build
+	$(BIN)/cyclonedx-py environment --pyproject pyproject.toml --mc-type application --output-reproducible --of JSON -o build/sbom.cdx.json $(VENV)
+	@echo build/sbom.cdx.json
 
 clean:
 	rm -rf $(VENV) .cache build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -2,8 +2,6 @@
 
 import asyncio
 import contextlib
-import logging
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
@@ -23,6 +21,7 @@ from service.commands.keys import keys
 from service.domain import Criterion, Probe, Verification
 from service.errors import InvalidRequestError
 from service.import_onnx import ImportOptions, import_onnx
+from service.logs import log_to_stderr
 from service.rest import render
 from service.rest.app import VERSION
 from service.settings import Settings, read_settings
@@ -65,7 +64,7 @@ _data_dir = click.option("--data-dir", type=click.Path(path_type=Path), help="Ga
 def serve(**flags: Any) -> None:
     """Serve REST and gRPC until stopped. When ready, prints one line of JSON on stdout."""
     settings = read_settings(**flags)
-    _log_to_stderr(settings)
+    log_to_stderr(settings.log_level, settings.log_format)
     app.serve(settings)
 
 
@@ -217,7 +216,7 @@ def _registry(flags: dict[str, Any]) -> Registry:
 
 @contextlib.contextmanager
 def _inference(settings: Settings) -> Iterator[app.Inference]:
-    _log_to_stderr(settings)
+    log_to_stderr(settings.log_level, settings.log_format)
     registry = app.open_registry(settings, _say)
     with contextlib.closing(app.build_inference(settings, registry)) as inference:
         yield inference
@@ -239,14 +238,6 @@ def _sentence(result: Verification) -> str:
     return (
         f"{verdict}: similarity {result.similarity:.4f} {sign} {result.threshold:.4f}{at} "
         f"({result.angle_degrees:.1f} degrees{sure})"
-    )
-
-
-def _log_to_stderr(settings: Settings) -> None:
-    logging.basicConfig(
-        stream=sys.stderr,
-        level=settings.log_level.upper(),
-        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
     )
 
 

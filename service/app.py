@@ -37,7 +37,7 @@ from service.inference.batcher import Batcher, BatcherOptions
 from service.inference.crew import Crew, crews_for
 from service.inference.detector import Detector
 from service.inference.embedder import Embedder
-from service.inference.finder import FaceFinder
+from service.inference.observed import ObservedDetector, ObservedFinder, observed_embed
 from service.inference.pool import PhotoPool, Pool
 from service.metrics import Metrics
 from service.people import People
@@ -55,6 +55,7 @@ log = logging.getLogger("facesphere")
 SWEEP_EVERY_S = 3600.0
 NOTE_USED_EVERY_S = 30.0
 TIDY_EVERY_S = 300.0
+COUNT_EVERY_S = 15.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +67,7 @@ class Inference:
     device: str
     pool: Pool
     crews: tuple[Crew, ...]
+    metrics: Metrics
 
     @property
     def faces(self) -> Faces:
@@ -100,12 +102,16 @@ def build_inference(settings: Settings, registry: Registry) -> Inference:
     # OpenVINO prepares itself anew for each shape, and photos have many.
     device = "cpu" if settings.device == "openvino" else settings.device
     session = Session(detector_bundle.model_path, SessionOptions(device, threads=1))
-    detector = Detector(session, detector_bundle.manifest.input)
+    metrics = Metrics()
+    detector = ObservedDetector(session, detector_bundle.manifest.input, metrics)
     detector.detect(np.zeros((640, 640, 3), np.uint8))
-    embedders = _Embedders(settings, registry, detector)
+    embedders = _Embedders(settings, registry, detector, metrics)
     first = embedders.load(settings.model)
-    served = Served(first, embedders.load, embedders.find, settings.request_timeout_s)
-    return Inference(served, detector_bundle, route(embedders.session, session), embedders.pool, embedders.crews)
+    served = Served(first, embedders.load, embedders.find, settings.request_timeout_s, embedders.tell)
+    about = detector_bundle.manifest
+    metrics.serves(about.kind, about.id, about.contract_id, session.device)
+    named = route(embedders.session, session)
+    return Inference(served, detector_bundle, named, embedders.pool, embedders.crews, metrics)
 
 
 class _Embedders:
@@ -116,8 +122,9 @@ class _Embedders:
     session: Session  # of the newest
     _newest: Batcher[Pixels, Vector]
 
-    def __init__(self, settings: Settings, registry: Registry, detector: Detector) -> None:
-        self._settings, self._registry, self._detector = settings, registry, detector
+    def __init__(self, settings: Settings, registry: Registry, detector: Detector, metrics: Metrics) -> None:
+        self._settings, self._registry = settings, registry
+        self._detector, self._metrics = detector, metrics
 
     def load(self, model_id: str | None) -> Loaded:
         """A model of the registry, warm; the promoted one if none is named."""
@@ -133,7 +140,7 @@ class _Embedders:
         self.crews = self.crews or crews_for(session.device, settings.cores)
         batcher: Batcher[Pixels, Vector] = Batcher(
             "embed",
-            embed_function(embedder.embed),
+            observed_embed(embed_function(embedder.embed), self._metrics),
             # A photo was let in by what both stages cost; to refuse its crops would be late and waste the first one.
             BatcherOptions(max_batch, settings.max_queue, max_delay_s=settings.max_queue_delay_s, predict=False),
             self.crews[-1],
@@ -142,13 +149,17 @@ class _Embedders:
         if not hasattr(self, "pool"):
             self.pool = PhotoPool(self.crews[0], settings.max_queue, self._cost_s)
         limits = ImageLimits(settings.max_image_bytes, settings.max_image_pixels)
-        finder = FaceFinder(self._detector, embedder.template, limits)
-        faces = Faces(finder, manifest, batcher, self.pool, settings.target_fmr)
+        finder = ObservedFinder(self._detector, embedder.template, limits, self._metrics)
+        faces = Faces(finder, manifest, batcher, self.pool, settings.target_fmr, self._metrics)
         return Loaded(faces, lambda: batcher.waiting, batcher.close)
 
     def _cost_s(self) -> float:
         """What a photo costs once it is cut: by the newest model, which is the default one or is about to be."""
         return self._newest.cost_s()
+
+    def tell(self, model: ModelInfo) -> None:
+        """Say in the metrics which one is the default."""
+        self._metrics.serves("embedder", model.id, model.contract_id, self.session.device)
 
     def find(self, model: ModelInfo) -> str | None:
         """The name of a model of some contract: the one that is named, or another that makes the same vectors."""
@@ -242,7 +253,15 @@ class _Server(uvicorn.Server):
         self._model_pool = Pool("models", 1, 16)  # loading one takes seconds, and nobody's search waits behind it
         signer = ReceiptSigner(keys.receipts)
         self._shadow = Shadow(inference.served)
-        self._people = People(inference.served, self._shadow, gallery, self._gallery_pool, signer, settings.target_fpir)
+        self._people = People(
+            inference.served,
+            self._shadow,
+            gallery,
+            self._gallery_pool,
+            signer,
+            settings.target_fpir,
+            inference.metrics,
+        )
         self._activation = Activation(registry, inference.served, gallery, settings.model)
         self._access = access
         self._gallery = gallery
@@ -311,7 +330,7 @@ class _Server(uvicorn.Server):
             self._gallery_pool.close()
 
     def _housekeeping(self) -> Iterator[Coroutine[None, None, None]]:
-        yield from (self._sweep(), self._note_used_keys(), self._tidy())
+        yield from (self._sweep(), self._note_used_keys(), self._tidy(), self._count_enrolled())
 
     async def _sweep(self) -> None:
         """Erase what is past its retention, now and then once an hour."""
@@ -347,6 +366,22 @@ class _Server(uvicorn.Server):
             except Exception:
                 log.exception("tidying the gallery")
             await asyncio.sleep(TIDY_EVERY_S)
+
+    async def _count_enrolled(self) -> None:
+        """Keep the figures of the gallery for the metrics; asked for now and then, not by each scrape."""
+        while True:
+            try:
+                found = await self._gallery_pool.run(self._gallery.collections)
+                self._metrics.enrolled(
+                    collections=len(found),
+                    subjects=sum(each.subjects for each in found),
+                    faces=sum(each.faces for each in found),
+                )
+            except FaceError as error:
+                log.error("counting the gallery: %s", error.message)
+            except Exception:
+                log.exception("counting the gallery")
+            await asyncio.sleep(COUNT_EVERY_S)
 
     def _config(self) -> uvicorn.Config:
         settings = self._settings
@@ -388,7 +423,7 @@ class _Server(uvicorn.Server):
         ]
 
     def _build_metrics(self, inference: Inference) -> Metrics:
-        metrics = Metrics()
+        metrics = inference.metrics
         metrics.gauge("embed_queue", "Faces waiting for the embedder", lambda: inference.served.waiting)
         metrics.gauge("photos_pending", "Photos being decoded or waiting for it", lambda: inference.pool.pending)
         for name in ("compared", "same", "flipped_to_match", "flipped_to_non_match", "failed", "left_out"):

@@ -31,6 +31,7 @@ from service.inference.batcher import Batcher
 from service.inference.finder import FaceFinder
 from service.inference.pool import Pool
 from service.inference.urgency import Urgency, in_bulk, urgency
+from service.metrics import Metrics
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,11 +52,13 @@ class Faces:
         batcher: Batcher[Pixels, Vector],
         pool: Pool,
         default_target_fmr: float,
+        metrics: Metrics | None = None,
     ) -> None:
         self._finder = finder
         self._batcher = batcher
         self._pool = pool
         self._default_target_fmr = default_target_fmr
+        self._metrics = metrics or Metrics()
         self.calibration = manifest.calibration
         self.model = ModelInfo(manifest.id, manifest.contract_id, manifest.dimension or 0)
 
@@ -145,6 +148,7 @@ class Faces:
     def compare(self, a: EmbeddedProbe, b: Vector, decision: Decision, b_face: Face | None) -> Verification:
         """The decision on two unit vectors."""
         similarity = cosine(a.embedding, b)
+        self._metrics.decided("verify", similarity, similarity >= decision.threshold)
         return Verification(
             matched=similarity >= decision.threshold,
             similarity=similarity,

@@ -34,12 +34,14 @@ from service.domain import (
     Select,
     Subject,
     SubjectExport,
+    Vector,
     Verification,
 )
 from service.errors import ContractMismatchError, FaceNotFoundError, InvalidRequestError, NotFoundError, NotReadyError
 from service.faces import Decision, Faces, angle_degrees, cosine
-from service.gallery.contract import Gallery
+from service.gallery.contract import Gallery, Match
 from service.inference.pool import Pool
+from service.metrics import Metrics
 from service.security.access import caller
 from service.security.keys import COLLECTION_NAME
 from service.security.receipts import ReceiptSigner
@@ -77,6 +79,7 @@ class People:
         pool: Pool,
         signer: ReceiptSigner,
         default_target_fpir: float,
+        metrics: Metrics | None = None,
     ) -> None:
         self._served = served
         self._shadow = shadow
@@ -84,6 +87,7 @@ class People:
         self._pool = pool
         self._signer = signer
         self._default_target_fpir = default_target_fpir
+        self._metrics = metrics or Metrics()
 
     async def put_collection(self, name: str, settings: CollectionSettings) -> tuple[Collection, bool]:
         """Create a collection under the server's model, or change its settings; True if it was created."""
@@ -292,6 +296,10 @@ class People:
         rejected = [Rejected(index, error.code, error.message) for index, error in errors]
         return new, rejected, errors[0][1] if errors else None
 
+    def _search(self, collection: str, contract_id: str, vector: Vector, limit: int) -> tuple[list[Match], int]:
+        with self._metrics.stage("search"):
+            return self._gallery.search(collection, contract_id, vector, limit)
+
     def _decide(self, faces: Faces, criterion: SearchCriterion, gallery_size: int) -> Decision:
         if criterion.threshold is not None:
             return Decision(criterion.threshold, None)
@@ -303,8 +311,10 @@ class People:
         self, faces: Faces, collection: str, probe: EmbeddedProbe, criterion: SearchCriterion, limit: int
     ) -> Identification:
         contract = faces.model.contract_id
-        matches, size = await self._run(self._gallery.search, collection, contract, probe.embedding, limit)
+        matches, size = await self._run(self._search, collection, contract, probe.embedding, limit)
         decision = self._decide(faces, criterion, size)  # for the very faces that were searched
+        if matches:
+            self._metrics.decided("identify", matches[0].similarity, matches[0].similarity >= decision.threshold)
         candidates = [
             _candidate(faces, match.subject, match.face_id, match.similarity)
             for match in matches

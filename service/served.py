@@ -30,7 +30,12 @@ class Served:
     """Loads models when they are needed. Calls may come from several threads."""
 
     def __init__(
-        self, default: Loaded, load: Callable[[str], Loaded], find: Callable[[ModelInfo], str | None], grace_s: float
+        self,
+        default: Loaded,
+        load: Callable[[str], Loaded],
+        find: Callable[[ModelInfo], str | None],
+        grace_s: float,
+        tell: Callable[[ModelInfo], None] = lambda _: None,
     ) -> None:
         """Serve one model, and others when they are asked for.
 
@@ -39,9 +44,11 @@ class Served:
             load: a model by its name, warm.
             find: the name under which the registry has a model of some contract.
             grace_s: how long requests may still use a model that is no longer served.
+            tell: is told of each model that becomes the default.
         """
         self._default = default
-        self._load, self._find, self._grace_s = load, find, grace_s
+        self._load, self._find, self._grace_s, self._tell = load, find, grace_s, tell
+        tell(default.faces.model)
         self._models = {default.faces.model.id: default}
         self._lock = threading.RLock()
         self._leaving: list[tuple[float, Loaded]] = []
@@ -105,6 +112,7 @@ class Served:
         """Serve a model that is loaded from now on."""
         with self._lock:
             self._default = self._models[model_id]
+        self._tell(self._default.faces.model)
 
     def also_keep(self, contract_id: str | None) -> None:
         """Keep the model of this contract loaded, whatever `keep` says; None: no longer."""

@@ -10,6 +10,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from models.runtime import Device
 from service.errors import InvalidRequestError
+from service.logs import LogFormat
 from service.security.keyfolder import MasterKeySource
 from service.security.tls import TlsFiles
 
@@ -73,6 +74,7 @@ class Settings(BaseSettings):
         20, gt=0, allow_inf_nan=False, description="Time for open requests to finish after SIGTERM."
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="What is logged on stderr.")
+    log_format: LogFormat = Field("text", description="text, or json: an object a line, with request_id.")
 
     @field_validator("api_key")
     @classmethod

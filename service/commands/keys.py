@@ -25,6 +25,7 @@ def keys() -> None:
 @click.option("--expires", help="In 30m, 12h, 90d, or at a date as in 2027-01-31.")
 @click.option("--requests-per-minute", type=int, help="More of them get 429.")
 @click.option("--requests-per-day", type=int, help="The same for a day.")
+@click.option("--first", is_flag=True, help="Make none, and print nothing, where there ever was a key.")
 @click.option("--json", "as_json", is_flag=True, help="Print the document that POST /keys answers.")
 @data_dir
 @keys_dir
@@ -35,6 +36,7 @@ def create(
     expires: str | None,
     requests_per_minute: int | None,
     requests_per_day: int | None,
+    first: bool,
     as_json: bool,
     **flags: Any,
 ) -> None:
@@ -48,6 +50,8 @@ def create(
         moment(expires) if expires else None,
     )
     with opened_gallery(flags, create=True) as store:
+        if first and store.keys.ever_made:
+            return
         _print_new(*store.keys.create(grant, _ACTOR), as_json)
 
 

@@ -14,6 +14,7 @@ from service.grpc_api.errors import STATUS
 from service.grpc_api.received import Budget, Received
 from service.grpc_api.window import Window
 from service.inference.urgency import due_in
+from service.logs import belongs_to
 from service.metrics import Metrics
 from service.pb.face_embedding.v1 import face_embedding_pb2 as pb
 from service.security.access import Access, act_as, caller, check_collection
@@ -180,4 +181,6 @@ def _metadata(context: Context) -> dict[str, str]:
 
 def _request_id(context: Context) -> str:
     asked = _metadata(context).get("x-request-id", "")
-    return asked if _REQUEST_ID.fullmatch(asked) else uuid.uuid4().hex
+    request_id = asked if _REQUEST_ID.fullmatch(asked) else uuid.uuid4().hex
+    belongs_to(request_id)
+    return request_id

@@ -12,6 +12,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from models.errors import FaceError, PayloadTooLargeError
 from service.errors import DeadlineExceededError, NotReadyError, OverloadedError, PermissionDeniedError
 from service.inference.urgency import due_in
+from service.logs import belongs_to
 from service.rest.errors import error_response
 from service.security.access import is_loopback
 
@@ -35,6 +36,7 @@ class RequestId:
         asked = Headers(scope=scope).get("x-request-id", "")
         request_id = asked if _REQUEST_ID.fullmatch(asked) else uuid.uuid4().hex
         scope.setdefault("state", {})["request_id"] = request_id
+        belongs_to(request_id)
 
         async def send_with_id(message: Message) -> None:
             if message["type"] == "http.response.start":

@@ -105,7 +105,9 @@ class KeyBody(_In):
     """JSON of POST /keys."""
 
     name: str = Field(description="Who or what will use it.", examples=["door of the lab"])
-    scopes: list[str] = Field(description="Of embed, verify, identify, enroll, admin.", examples=[["identify"]])
+    scopes: list[str] = Field(
+        description="Of embed, verify, identify, enroll, metrics, admin.", examples=[["identify"]]
+    )
     collections: list[str] | None = Field(None, description="The only collections it may be used for.")
     expires_at: datetime | None = Field(None, description="From then on it opens nothing.")
     requests_per_minute: int | None = Field(None, description="More of them get 429.")

@@ -6,7 +6,7 @@ which a key may be kept to; "" where it is about none.
 
 from dataclasses import dataclass
 
-SCOPES = ("embed", "verify", "identify", "enroll", "admin")
+SCOPES = ("embed", "verify", "identify", "enroll", "metrics", "admin")
 
 
 @dataclass(frozen=True, slots=True)
