@@ -283,8 +283,7 @@ class EmbeddedGallery:
                 last = self._records.uncovered(collection, model.contract_id, 0, LAST) if coverage.missing else []
                 vectors = embed(last) if last else []
                 found = {crop.face_id: vector for crop, vector in zip(last, vectors, strict=True)}
-                with self._snapshots.erasing():
-                    self._switch(collection, model, found, actor)
+                self._switch(collection, model, found, actor)
                 return True
         return False
 
@@ -299,15 +298,17 @@ class EmbeddedGallery:
 
     def _switch(self, collection: str, model: ModelInfo, vectors: Mapping[str, Vector], actor: str) -> None:
         before = self._records.model_of(collection)
-        # Before the change: a snapshot of the old contract would be one of nothing, and would hold the old vectors.
-        self._snapshots.remove(self._records.uids(collection)[0])
-        added = self._records.set_model(collection, model, vectors, actor)
-        if before.contract_id == model.contract_id:
+        if before.contract_id == model.contract_id:  # another name, of which no index and no snapshot knows
+            self._records.set_model(collection, model, vectors, actor)
             return
-        self._add_to_other(collection, model, added)
-        new = self._others.pop((collection, model.contract_id))
-        old, self._indexes[collection] = self._index(collection, before), new
-        self._others[collection, before.contract_id] = old  # for the way back
+        with self._snapshots.erasing():
+            # Before the change: a snapshot of the old contract would be one of nothing, and would hold the old vectors.
+            self._snapshots.remove(self._records.uids(collection)[0])
+            added = self._records.set_model(collection, model, vectors, actor)
+            self._add_to_other(collection, model, added)
+            new = self._others.pop((collection, model.contract_id))
+            old, self._indexes[collection] = self._index(collection, before), new
+            self._others[collection, before.contract_id] = old  # for the way back
 
     def _index_is_whole(self, collection: str, model: ModelInfo, coverage: Coverage) -> bool:
         """Whether the index of another contract holds all that is covered. It does not if somebody was covered behind

@@ -570,6 +570,26 @@ def test_a_snapshot_of_the_model_before_is_not_taken_for_one_of_the_new(
         _is_on(gallery, THIRD, PEOPLE, [OLD])
 
 
+def test_a_snapshot_stays_when_only_the_name_of_the_model_changes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(snapshots, "FROM_FACES", 1)
+    engine, renamed = Embedded(tmp_path), replace(OLD, id="the same network, compressed")
+    with closing(engine.open()) as gallery:
+        gallery.put_collection("lab", KEEPING_CROPS, OLD)
+        _enrol(gallery, PEOPLE)
+        gallery.tidy()
+        (file,) = (tmp_path / "data" / "index").iterdir()
+        assert isinstance(gallery, EmbeddedGallery)
+
+        with gallery._snapshots._turn:  # while one is being written: it is not waited for, and not given up
+            assert gallery.switch("lab", renamed, Network(renamed))
+
+        assert file.exists()
+    with closing(engine.open()) as gallery:
+        _is_on(gallery, renamed, PEOPLE, [NEW])
+
+
 def test_an_index_that_is_dropped_while_the_model_is_being_changed_is_made_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
