@@ -261,8 +261,8 @@ class Registry:
             shutil.rmtree(folder, ignore_errors=True)
 
     def _folder(self, model_id: str) -> Path:
-        if not model_id or "/" in model_id or model_id.startswith("."):
-            raise ModelNotFoundError(f"{model_id!r} is not a model's name")
+        if not 0 < len(model_id) <= 64 or "/" in model_id or "\0" in model_id or model_id.startswith("."):
+            raise ModelNotFoundError(f"{model_id[:64]!r} is not a model's name")
         return self._bundles / model_id
 
     def _same_or_refuse(self, folder: Path, manifest: Manifest, card: str | None) -> Bundle:

@@ -6,6 +6,7 @@ if this one is stopped. A collection whose faces all have crops is embedded anew
 model at once; one that lacks crops stays on its own model, which goes on being served for it.
 """
 
+import itertools
 import logging
 import threading
 import time
@@ -18,6 +19,7 @@ from service.domain import OPEN_STATES, Job, JobKind, ModelInfo
 from service.errors import (
     GalleryUnavailableError,
     InvalidRequestError,
+    NotFoundError,
     NotReadyError,
     OverloadedError,
     StorageFullError,
@@ -31,6 +33,7 @@ KIND = "embedder"
 LOOK_EVERY_S = 2.0
 KEEP_READY_EVERY_S = 15.0
 _RETRY_AFTER_S = 30.0
+_BATCHES_AT_A_TIME = 20  # of what nobody waits for
 # What goes by: the job stays open and is tried again.
 _PASSING = (GalleryUnavailableError, StorageFullError, NotReadyError, OverloadedError)
 
@@ -46,9 +49,14 @@ class Activation:
         self._thread = threading.Thread(target=self._work, name="facesphere-models", daemon=True)
         self._not_before = 0.0
         self._ready_at = 0.0
+        self._missed: set[str] = set()
 
     def start(self) -> None:
-        """Begin to follow the registry and to work on jobs."""
+        """Load what collections need, and begin to follow the registry and to work on jobs."""
+        try:
+            self._look_around()
+        except FaceError as error:
+            log.warning("models: %s; tried again", error.message)
         self._thread.start()
 
     def close(self) -> None:
@@ -60,7 +68,9 @@ class Activation:
             self._thread.join()
 
     def activate(self, model_id: str, actor: str) -> Job:
-        """Serve a model: promote it, and have the collections follow. It is checked before the job is begun.
+        """Serve a model: load and promote it, and have the collections follow.
+
+        It is promoted here and never by a job, which could be gone on with when another one was promoted since.
 
         Raises:
             ModelNotFoundError: there is no embedder of that name.
@@ -74,6 +84,9 @@ class Activation:
                 f"model {model_id} has no calibration, so nothing could be decided at a rate: run facesphere-train "
                 "calibrate --apply"
             )
+        self._served.load(model_id)
+        self._registry.promote(model_id)
+        self._served.make_default(model_id)
         self._gallery.note(actor, "model.activate", model=model_id, contract=bundle.manifest.contract_id)
         return self._begin("activate", model_id, actor)
 
@@ -90,7 +103,6 @@ class Activation:
             raise ModelNotFoundError(f"there is no earlier {KIND} to go back to")
         self._served.load(previous)  # one that cannot be used is refused before anything is changed
         model_id = self._registry.roll_back(KIND)
-        self._served.load(model_id)
         self._gallery.jobs.cancel_open()
         self._served.make_default(model_id)
         self._gallery.note(actor, "model.rollback", model=model_id)
@@ -106,7 +118,7 @@ class Activation:
 
     def collection_names(self) -> dict[str, str]:
         """Names of collections by the uid that results of jobs have."""
-        return {self._gallery.uid(each.name): each.name for each in self._gallery.collections()}
+        return {uid: name for name, uid, _ in self._gallery.models()}
 
     def _refuse_if_pinned(self) -> None:
         if self._pinned is not None:
@@ -129,6 +141,9 @@ class Activation:
 
     def _try_once(self) -> None:
         try:
+            self._look_around()
+            if self._pinned is not None:
+                return
             self._follow()
             with self._gallery.jobs.turn() as mine:
                 if mine:
@@ -143,22 +158,53 @@ class Activation:
             log.exception("models")
             self._not_before = time.monotonic() + _RETRY_AFTER_S
 
+    def _look_around(self) -> None:
+        """Which models are needed: they are loaded before somebody asks, and others are given free."""
+        models, previous = [model for _, _, model in self._gallery.models()], self._previous()
+        contracts = {each.contract_id for each in (*models, *((previous,) if previous else ()))}
+        self._served.know(contracts)
+        self._served.keep(contracts)
+        for model in models:
+            try:
+                self._served.of_now(model)
+            except FaceError as error:
+                if model.contract_id not in self._missed:
+                    log.warning("a collection is on a model that cannot be served: %s", error.message)
+                self._missed.add(model.contract_id)
+
     def _follow(self) -> None:
         """Serve what is promoted; a promotion that nobody has made a job of becomes one."""
-        if self._pinned is not None:
-            return
         champion = self._registry.champion(KIND)
         if champion is None:
             return
         if champion != self._served.default.model.id:
-            self._served.load(champion)
-            self._served.make_default(champion)
+            try:
+                self._served.make_default(champion)
+            except FaceError as error:
+                self._refuse(champion, error)
+                return
             log.info("serving %s (contract %s)", champion, self._served.default.model.contract_id)
-        newest = self._gallery.jobs.list(1)
-        if newest and (newest[0].model_id == champion or newest[0].state in OPEN_STATES):
+        elsewhere = {uid for _, uid, model in self._gallery.models() if model.id != champion}
+        newest = next(iter(self._gallery.jobs.list(1)), None)
+        if not elsewhere or (newest is not None and self._is_told_of(newest, champion, elsewhere)):
             return
-        if any(each.model.id != champion for each in self._gallery.collections()):
-            self._gallery.jobs.create("follow", champion, SYSTEM)
+        self._gallery.jobs.create("follow", champion, SYSTEM)
+
+    def _is_told_of(self, job: Job, champion: str, collections: set[str]) -> bool:
+        """Whether the newest job is about what is promoted, and about all collections that are on another model."""
+        if job.state in OPEN_STATES:
+            return True
+        if job.model_id != champion or job.state == "cancelled":
+            return False
+        return job.state == "failed" or collections <= job.result.keys()
+
+    def _refuse(self, champion: str, error: FaceError) -> None:
+        """A promoted model that cannot be loaded: said once, in a job that failed; the one before goes on serving."""
+        newest = next(iter(self._gallery.jobs.list(1)), None)
+        if newest is None or (newest.model_id, newest.state) != (champion, "failed"):
+            log.error("%s cannot be served: %s", champion, error.message)
+            job = self._gallery.jobs.create("follow", champion, SYSTEM)
+            self._gallery.jobs.update(replace(job, state="failed", error=error.message))
 
     def _run_open(self) -> None:
         for job in reversed(self._gallery.jobs.list(1000)):
@@ -173,31 +219,38 @@ class Activation:
         except FaceError as error:
             log.error("job %s: %s", job.id, error.message)
             self._gallery.jobs.update(replace(self._gallery.jobs.get(job.id), state="failed", error=error.message))
+        except Exception as error:  # a job that is tried for ever would be in the way of all others
+            log.exception("job %s", job.id)
+            message = f"internal error: {type(error).__name__}"
+            self._gallery.jobs.update(replace(self._gallery.jobs.get(job.id), state="failed", error=message))
 
     def _change(self, job: Job) -> None:
         faces = self._served.load(job.model_id)
-        if job.state == "queued":
-            if job.kind == "activate":
-                self._registry.promote(job.model_id)
-            job = self.told(replace(job, state="running"))
+        job = self.told(replace(job, state="running"))
         if self.is_over(job):
             return
         self._served.make_default(job.model_id)
-        collections = self._gallery.collections()
-        for done, collection in enumerate(collections):
+        collections = self._gallery.models()
+        for done, (name, uid, model) in enumerate(collections):
+            if uid in job.result and model == faces.model:
+                continue  # switched before this job was cut off
             watch = _Watched(self, job, done, len(collections))
-            uid, outcome = Mover(self._gallery, self._served, watch.watch, faces, collection.name).move()
+            outcome = Mover(self._gallery, self._served, watch.watch, faces, name).move()
             job = self.told(replace(watch.job, result={**job.result, uid: outcome}))
             if self.is_over(job):
                 return
         self.told(replace(job, state="done", progress=1.0))
-        self._served.keep(self._contracts_in_use())
 
     def is_over(self, job: Job) -> bool:
         """Cancelled, or another model was promoted meanwhile."""
         if job.state not in OPEN_STATES:
             return True
-        champion = self._registry.champion(KIND)
+        try:
+            champion = self._registry.champion(KIND)
+        except FaceError as error:
+            raise NotReadyError(f"the registry cannot be read: {error.message}") from error
+        if champion is None:
+            raise NotReadyError("the registry is empty")
         if champion != job.model_id:
             self.told(replace(job, state="cancelled", error=f"{champion} was promoted meanwhile"))
             return True
@@ -208,11 +261,6 @@ class Activation:
         if self.stopped.is_set():
             raise StoppedError
         return self._gallery.jobs.update(job)
-
-    def _contracts_in_use(self) -> list[str]:
-        used = [each.model.contract_id for each in self._gallery.collections()]
-        previous = self._previous()
-        return used if previous is None else [*used, previous.contract_id]
 
     def _previous(self) -> ModelInfo | None:
         """The model that a rollback would go to."""
@@ -233,14 +281,23 @@ class Activation:
         previous = self._previous()
         if previous is None:
             return
-        for collection in self._gallery.collections():
-            if collection.model.contract_id == previous.contract_id:
-                continue
-            coverage = self._gallery.coverage(collection.name, previous.contract_id)
-            if coverage.faces > coverage.missing > coverage.without_crop:  # it has been on that model
-                faces = self._served.load(previous.id)
-                for _ in Batches(self._gallery, self.stopped, collection.name, faces):
-                    pass
+        for name, _, model in self._gallery.models():
+            if model.contract_id != previous.contract_id:
+                try:
+                    self._embed_some(name, previous)
+                except NotFoundError:
+                    continue  # erased meanwhile
+                except FaceError as error:
+                    log.warning("the way back to %s is not kept open: %s", previous.id, error.message)
+
+    def _embed_some(self, collection: str, previous: ModelInfo) -> None:
+        coverage = self._gallery.coverage(collection, previous.contract_id)
+        if not coverage.faces > coverage.missing > coverage.without_crop:  # it has not been on that model
+            return
+        batches = Batches(self._gallery, self.stopped, collection, self._served.load(previous.id))
+        for _ in itertools.islice(batches, _BATCHES_AT_A_TIME):
+            if self._wake.is_set():
+                return
 
 
 class _Watched:
@@ -249,7 +306,7 @@ class _Watched:
     def __init__(self, activation: Activation, job: Job, done: int, count: int) -> None:
         self.job = job
         self._activation, self._done, self._count = activation, done, count
-        self.watch = Watch(activation.stopped, job.actor, self._goes_on)
+        self.watch = Watch(activation.stopped, job.actor, job.kind == "rollback", self._goes_on)
 
     def _goes_on(self, share: float) -> bool:
         progress = max(self.job.progress, (self._done + share) / self._count)

@@ -54,10 +54,11 @@ class Admin:
 class ModelJobs:
     """Which model is served, as an administrator changes it."""
 
-    def __init__(self, activation: Activation, shadow: Shadow, pool: Pool) -> None:
+    def __init__(self, activation: Activation, shadow: Shadow, pool: Pool, reading: Pool) -> None:
+        """`pool` is where models are loaded, which takes long; `reading` where jobs are looked up."""
         self._activation = activation
         self._shadow = shadow
-        self._pool = pool
+        self._pool, self._reading = pool, reading
 
     async def activate(self, model_id: str) -> Job:
         """Serve a model, and have the collections follow.
@@ -93,13 +94,13 @@ class ModelJobs:
             raise NotFoundError("no model is in shadow")
         return self._shadow.summary
 
-    def end_shadow(self) -> ShadowSummary:
+    async def end_shadow(self) -> ShadowSummary:
         """No candidate any more; what was found.
 
         Raises:
             NotFoundError: no model is in shadow.
         """
-        return self._shadow.end()
+        return await self._shadow.end()
 
     async def job(self, job_id: str) -> tuple[Job, Mapping[str, str]]:
         """One job, and the names of collections by their uid.
@@ -107,10 +108,10 @@ class ModelJobs:
         Raises:
             NotFoundError: no such job.
         """
-        job = await self._pool.run(self._activation.job, job_id)
-        return job, await self._pool.run(self._activation.collection_names)
+        job = await self._reading.run(self._activation.job, job_id)
+        return job, await self._reading.run(self._activation.collection_names)
 
     async def jobs(self, limit: int) -> tuple[Sequence[Job], Mapping[str, str]]:
         """The newest jobs, newest first, and the same names."""
-        jobs = await self._pool.run(self._activation.jobs, limit)
-        return jobs, await self._pool.run(self._activation.collection_names)
+        jobs = await self._reading.run(self._activation.jobs, limit)
+        return jobs, await self._reading.run(self._activation.collection_names)

@@ -391,7 +391,7 @@ class _Server(uvicorn.Server):
                 self._inference.served,
                 self._people,
                 Admin(self._gallery, self._gallery_pool),
-                ModelJobs(self._activation, self._shadow, self._model_pool),
+                ModelJobs(self._activation, self._shadow, self._model_pool, self._gallery_pool),
                 self._access,
                 self._models,
                 self._metrics,

@@ -95,6 +95,8 @@ class Probe:
     def __post_init__(self) -> None:
         if (self.image is None) == (self.embedding is None):
             raise InvalidRequestError("give either an image or an embedding")
+        if self.contract_id is not None and len(self.contract_id) > 64:
+            raise InvalidRequestError("a contract_id has 16 digits", field="contract_id")
 
 
 @dataclass(frozen=True, slots=True)

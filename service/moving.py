@@ -4,7 +4,7 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from models.errors import CalibrationError
+from models.errors import CalibrationError, FaceError, ImageTooLargeError, InvalidImageError, UnsupportedMediaTypeError
 from service.agreement import SAMPLE, agreement
 from service.domain import Criterion, ModelInfo, StoredCrop, Vector
 from service.errors import InvalidRequestError, NotFoundError
@@ -13,6 +13,8 @@ from service.gallery.contract import Gallery
 from service.served import Served
 
 _BATCH = 16  # crops: what is written down, and can be waited for, at a time
+# What is the fault of one crop, a vector of zeros for one.
+_OF_A_CROP = (InvalidImageError, UnsupportedMediaTypeError, ImageTooLargeError, ValueError)
 _PASSES = 50  # of embedding what was enrolled meanwhile, before a switch is given up
 
 
@@ -24,11 +26,13 @@ class StoppedError(Exception):
 class Watch:
     """What a move goes by: the end of the server, who asked for it, and whether it is still wanted.
 
+    back: on the way back, where nobody asks any more whether the decisions can be made.
     goes_on: is told which share of the collection is done; False if the job was cancelled or superseded.
     """
 
     stopped: threading.Event
     actor: str
+    back: bool
     goes_on: Callable[[float], bool]
 
 
@@ -38,6 +42,7 @@ class Batches:
     def __init__(self, gallery: Gallery, stopped: threading.Event, collection: str, faces: Faces) -> None:
         self._gallery, self._stopped, self._collection, self._faces = gallery, stopped, collection, faces
         self._last = 0
+        self.unusable = 0  # crops that no vector can be made of
 
     def __iter__(self) -> "Batches":
         return self
@@ -48,11 +53,21 @@ class Batches:
         crops = self._gallery.uncovered(self._collection, self._faces.model.contract_id, self._last, _BATCH)
         if not crops:
             raise StopIteration
-        vectors = self._faces.embed_stored([each.crop for each in crops])
-        found = {crop.face_id: vector for crop, vector in zip(crops, vectors, strict=True)}
+        found = self._embedded(crops)
         self._gallery.cover(self._collection, self._faces.model, found)
         self._last = crops[-1].number
         return len(crops)
+
+    def _embedded(self, crops: Sequence[StoredCrop]) -> dict[str, Vector]:
+        """Vectors by face_id; one that cannot be had does not keep the others from theirs."""
+        try:
+            vectors = self._faces.embed_stored([each.crop for each in crops])
+        except _OF_A_CROP:
+            if len(crops) == 1:
+                self.unusable += 1
+                return {}
+            return {name: vector for each in crops for name, vector in self._embedded([each]).items()}
+        return {crop.face_id: vector for crop, vector in zip(crops, vectors, strict=True)}
 
 
 class Mover:
@@ -61,24 +76,21 @@ class Mover:
     def __init__(self, gallery: Gallery, served: Served, watch: Watch, faces: Faces, collection: str) -> None:
         self._gallery, self._served, self._watch = gallery, served, watch
         self._faces, self._name = faces, collection
+        self._unusable = 0
 
-    def move(self) -> tuple[str, dict[str, object]]:
-        """The uid of the collection, and what became of it."""
+    def move(self) -> dict[str, object]:
+        """What became of the collection."""
         try:
-            uid = self._gallery.uid(self._name)
+            return self._moved()
         except NotFoundError:
-            return self._name, {"state": "erased"}
-        try:
-            return uid, self._moved()
-        except NotFoundError:
-            return uid, {"state": "erased"}
+            return {"state": "erased"}
 
     def _moved(self) -> dict[str, object]:
         _, before = self._gallery.collection_info(self._name)
         target = self._faces.model
         if before == target:
             return {"state": "there", "model": target.id}
-        refusal = self._cannot_decide(before)
+        refusal = None if self._watch.back else self._cannot_decide(before)
         if refusal is not None:
             return {"before": before.id, "state": "stays", "model": before.id, "reason": refusal}
         for _ in range(_PASSES):
@@ -95,16 +107,24 @@ class Mover:
                 }
             if not self._embed(coverage.missing, coverage.faces):
                 return {**about, "state": "cancelled", "model": before.id}
+            if self._unusable:
+                return {**about, "state": "stays", "model": before.id, "reason": f"{self._unusable} crops are damaged"}
             compared = self._compared(before)
             if self._gallery.switch(self._name, target, self._embed_last, self._watch.actor):
                 self._gallery.keep_contracts(self._name, [before.contract_id])
                 return {**about, "state": "switched", "agreement": compared}
         return {**about, "state": "stays", "model": before.id, "reason": "more are enrolled than can be embedded anew"}
 
+    def _old(self, before: ModelInfo) -> Faces | None:
+        try:
+            return self._served.of_now(before)
+        except FaceError:
+            return None
+
     def _cannot_decide(self, before: ModelInfo) -> str | None:
         """Why the new model could not make the decisions that the old one makes, if it could not."""
         settings, _ = self._gallery.collection_info(self._name)
-        old = self._served.loaded(before)
+        old = self._old(before)
         if old is not None and old.calibration is None and settings.target_fmr is None:
             return None  # its callers state thresholds
         try:
@@ -116,10 +136,12 @@ class Mover:
     def _embed(self, missing: int, faces: int) -> bool:
         """False if the job is over in the middle of it."""
         done = faces - missing
-        for count in Batches(self._gallery, self._watch.stopped, self._name, self._faces):
+        batches = Batches(self._gallery, self._watch.stopped, self._name, self._faces)
+        for count in batches:
             done += count
             if not self._watch.goes_on(min(1.0, done / max(faces, 1))):
                 return False
+        self._unusable = batches.unusable
         return self._watch.goes_on(1.0)
 
     def _embed_last(self, crops: Sequence[StoredCrop]) -> Sequence[Vector]:
@@ -134,7 +156,7 @@ class Mover:
     def _thresholds(self, before: ModelInfo) -> tuple[float, float] | None:
         """At the rate that 1:1 decisions of the collection are made at."""
         settings, _ = self._gallery.collection_info(self._name)
-        old = self._served.loaded(before)
+        old = self._old(before)
         if old is None:
             return None
         try:

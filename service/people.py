@@ -273,6 +273,9 @@ class People:
         default = self._served.default
         for each in probes:
             if each.contract_id is not None:
+                # Only what is served anyway: nobody loads a model by naming it.
+                if each.contract_id not in self._served.contracts:
+                    raise ContractMismatchError(f"no model of contract {each.contract_id} is served here")
                 return await self._served.of(replace(default.model, contract_id=each.contract_id))
         return default
 

@@ -53,7 +53,7 @@ class Served:
         self._lock = threading.RLock()
         self._leaving: list[tuple[float, Loaded]] = []
         self._looked: dict[str, float] = {}
-        self._also: str | None = None
+        self._known: frozenset[str] = frozenset()
 
     @property
     def default(self) -> Faces:
@@ -70,13 +70,25 @@ class Served:
         """Faces that wait for any of them."""
         return sum(each.waiting() for each in list(self._models.values()))
 
+    def know(self, contract_ids: Collection[str]) -> None:
+        """All contracts that vectors of callers may be of: those of collections, and of the model before this one."""
+        self._known = frozenset(contract_ids)
+
+    @property
+    def contracts(self) -> frozenset[str]:
+        """Contracts that are served, whether their models are loaded yet or not."""
+        return self._known | {self.default.model.contract_id}
+
     def check_stated(self, contract_id: str | None) -> None:
         """Refuse an embedding that does not say which of several models made it.
 
         Raises:
             InvalidRequestError: several contracts are served, and none is stated.
         """
-        if contract_id is None and len({each.faces.model.contract_id for each in list(self._models.values())}) > 1:
+        if (
+            contract_id is None
+            and len(self.contracts | {each.faces.model.contract_id for each in list(self._models.values())}) > 1
+        ):
             raise InvalidRequestError(
                 "this server serves several models: state the contract_id of the embedding", field="contract_id"
             )
@@ -88,6 +100,19 @@ class Served:
                 return each.faces
         return None
 
+    def load_aside(self, model_id: str) -> Loaded:
+        """A model that is not served; whoever asked for it closes it.
+
+        Raises:
+            FaceError: as `load`.
+        """
+        return self._load(model_id)
+
+    def of_now(self, model: ModelInfo) -> Faces:
+        """As `of`, for threads."""
+        there = self.loaded(model)
+        return there if there is not None else self._load_contract(model)
+
     async def of(self, model: ModelInfo) -> Faces:
         """What embeds under the contract of a model; loaded now, if it must be.
 
@@ -95,7 +120,7 @@ class Served:
             ContractMismatchError: the registry has no such model.
         """
         there = self.loaded(model)
-        return there if there is not None else await asyncio.to_thread(self._load_contract, model)
+        return there if there is not None else await asyncio.to_thread(self.of_now, model)
 
     def load(self, model_id: str) -> Faces:
         """A model by its name, loaded now if it must be; this takes seconds.
@@ -109,20 +134,21 @@ class Served:
             return self._models[model_id].faces
 
     def make_default(self, model_id: str) -> None:
-        """Serve a model that is loaded from now on."""
+        """Serve a model from now on; loaded, if it is not.
+
+        Raises:
+            FaceError: as `load`.
+        """
         with self._lock:
+            self.load(model_id)
             self._default = self._models[model_id]
         self._tell(self._default.faces.model)
-
-    def also_keep(self, contract_id: str | None) -> None:
-        """Keep the model of this contract loaded, whatever `keep` says; None: no longer."""
-        self._also = contract_id
 
     def keep(self, contract_ids: Collection[str]) -> None:
         """Give all others free, except for the default one; requests that have begun may finish."""
         with self._lock:
             for name, each in list(self._models.items()):
-                if each is not self._default and each.faces.model.contract_id not in (*contract_ids, self._also):
+                if each is not self._default and each.faces.model.contract_id not in contract_ids:
                     del self._models[name]
                     self._leaving.append((time.monotonic() + self._grace_s, each))
             due = [each for at, each in self._leaving if at <= time.monotonic()]
@@ -136,8 +162,8 @@ class Served:
             each.close()
 
     def _all(self) -> Iterator[Loaded]:
-        yield from self._models.values()
-        yield from (each for _, each in self._leaving)
+        yield from list(self._models.values())
+        yield from [each for _, each in self._leaving]
 
     def _load_contract(self, model: ModelInfo) -> Faces:
         with self._lock:
@@ -145,10 +171,10 @@ class Served:
             if there is not None:
                 return there
             if time.monotonic() - self._looked.get(model.contract_id, -_LOOK_AGAIN_S) >= _LOOK_AGAIN_S:
-                self._looked[model.contract_id] = time.monotonic()
                 name = self._find(model)
                 if name is not None:
                     return self.load(name)
+                self._looked[model.contract_id] = time.monotonic()
         raise ContractMismatchError(
             f"this needs model {model.id} (contract {model.contract_id}), which is not in the registry of this server",
             collection_contract_id=model.contract_id,

@@ -15,7 +15,7 @@ from service.domain import Criterion, Probe, Verification
 from service.errors import InvalidRequestError, NotFoundError
 from service.faces import Faces, cosine
 from service.inference.urgency import in_bulk
-from service.served import Served
+from service.served import Loaded, Served
 
 log = logging.getLogger("facesphere.models")
 _MOST_PENDING = 4  # comparisons under way; what comes on top is left out, and counted
@@ -49,7 +49,7 @@ class Shadow:
 
     def __init__(self, served: Served) -> None:
         self._served = served
-        self._faces: Faces | None = None
+        self._loaded: Loaded | None = None
         self._summary: ShadowSummary | None = None
         self._pending: set[asyncio.Task[None]] = set()
         self._chance = random.Random()  # noqa: S311  (which calls are looked at is no secret)
@@ -68,12 +68,13 @@ class Shadow:
         """
         if not 0 < share <= 1:
             raise InvalidRequestError(f"share must be above 0 and at most 1, got {share}", field="share")
-        self._faces = await asyncio.to_thread(self._served.load, model_id)
-        self._served.also_keep(self._faces.model.contract_id)
+        loaded = await asyncio.to_thread(self._served.load_aside, model_id)
+        await self._leave()
+        self._loaded = loaded
         self._summary = ShadowSummary(model_id, share)
         return self._summary
 
-    def end(self) -> ShadowSummary:
+    async def end(self) -> ShadowSummary:
         """No candidate any more; what was found.
 
         Raises:
@@ -81,29 +82,35 @@ class Shadow:
         """
         if self._summary is None:
             raise NotFoundError("no model is in shadow")
-        found, self._faces, self._summary = self._summary, None, None
-        self._served.also_keep(None)
+        found = self._summary
+        await self._leave()
         return found
 
     def look(self, a: Probe, b: Probe, criterion: Criterion, answer: Verification) -> None:
         """Perhaps compare a decision that was just answered."""
-        faces, summary = self._faces, self._summary
-        if faces is None or summary is None or a.image is None or b.image is None or criterion.threshold is not None:
+        loaded, summary = self._loaded, self._summary
+        if loaded is None or summary is None or a.image is None or b.image is None or criterion.threshold is not None:
             return
         if self._chance.random() >= summary.share:
             return
         if len(self._pending) >= _MOST_PENDING:
             self._summary = replace(summary, left_out=summary.left_out + 1)
             return
-        task = asyncio.ensure_future(self._compare(faces, a, b, Criterion(answer.target_fmr), answer))
+        task = asyncio.ensure_future(self._compare(loaded.faces, a, b, Criterion(answer.target_fmr), answer))
         self._pending.add(task)
         task.add_done_callback(self._pending.discard)
 
     async def close(self) -> None:
-        """Give up what is under way."""
+        """Give up what is under way, and give the candidate free."""
+        await self._leave()
+
+    async def _leave(self) -> None:
+        loaded, self._loaded, self._summary = self._loaded, None, None
         for task in self._pending:
             task.cancel()
         await asyncio.gather(*self._pending, return_exceptions=True)
+        if loaded is not None:
+            await asyncio.to_thread(loaded.close)
 
     async def _compare(self, faces: Faces, a: Probe, b: Probe, criterion: Criterion, answer: Verification) -> None:
         try:
@@ -117,7 +124,7 @@ class Shadow:
         except Exception:  # whatever it is, nobody waits for it
             log.exception("the model in shadow")
             other = None
-        if self._faces is faces and self._summary is not None:
+        if self._loaded is not None and self._loaded.faces is faces and self._summary is not None:
             self._summary = _counted(self._summary, answer, other)
 
 

@@ -1,7 +1,6 @@
 """facesphere models promote | activate | rollback | jobs | precision | export | import: what serves, and where else."""
 
 import time
-from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from service.import_onnx import in_precision
 from service.settings import read_settings
 
 _LOOK_EVERY_S = 0.2
-_TAKEN_UP_S = 8.0
+_TAKEN_UP_S = 45.0
 _WORDS = {"there": "there already", "stays": "stay on their model"}
 
 
@@ -40,12 +39,17 @@ def activate(model_id: str, **flags: Any) -> None:
     failure.
     """
     with opened_gallery(flags) as gallery:
-        before = {job.id for job in gallery.jobs.list()}
         manifest = _promote(model_id, flags)
         click.echo(_promoted(manifest))
-        job = _taken_up(lambda: [each for each in gallery.jobs.list() if each.id not in before], model_id)
-        if job is None:
-            click.echo("nothing is to be embedded anew, or no server is running, which would do so at its next start")
+        if manifest.kind != "embedder":
+            return
+        job = gallery.jobs.create("activate", model_id, "cli")
+        end = time.monotonic() + _TAKEN_UP_S
+        while job.state == "queued" and time.monotonic() < end:
+            time.sleep(_LOOK_EVERY_S)
+            job = gallery.jobs.get(job.id)
+        if job.state == "queued":
+            click.echo("no server has begun to embed collections anew; one that starts later will")
             return
         show = progress("embedding anew")
         while job.state in OPEN_STATES:
@@ -118,17 +122,6 @@ def _promote(model_id: str, flags: dict[str, Any]) -> Manifest:
 def _promoted(manifest: Manifest) -> str:
     when = "now, and running servers follow" if manifest.kind == "embedder" else "from the next start on"
     return f"{manifest.id} is the {manifest.kind} {when}"
-
-
-def _taken_up(new: Callable[[], Sequence[Job]], model_id: str) -> Job | None:
-    """The job that a server makes of a promotion."""
-    end = time.monotonic() + _TAKEN_UP_S
-    while time.monotonic() < end:
-        for job in new():
-            if job.model_id == model_id:
-                return job
-        time.sleep(_LOOK_EVERY_S)
-    return None
 
 
 def _line(job: Job) -> str:

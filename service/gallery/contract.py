@@ -217,6 +217,10 @@ class Gallery(Protocol):
         """Erase the faces whose retention is over, and people who have no other; the number of faces."""
         ...
 
+    def models(self) -> list[tuple[str, str, ModelInfo]]:
+        """Name, uid and model of every collection, by name, in a time that does not grow with their people."""
+        ...
+
     def uid(self, collection: str) -> str:
         """The name by which jobs and the log know a collection."""
         ...

@@ -238,6 +238,10 @@ class EmbeddedGallery:
             self._finish_erasing()
         return count
 
+    def models(self) -> list[tuple[str, str, ModelInfo]]:
+        """Name, uid and model of every collection."""
+        return self._records.models()
+
     def uid(self, collection: str) -> str:
         """The name by which jobs and the log know a collection; NotFoundError if there is none."""
         return self._records.uids(collection)[0]

@@ -40,6 +40,15 @@ class Reading(Rows):
             )
             return [self._counted(self._checked_collection(row)) for row in rows]
 
+    def models(self) -> list[tuple[str, str, ModelInfo]]:
+        """Name, uid and model of every collection by name; nobody is counted."""
+        with self._database.holding():
+            rows = [
+                self._checked_collection(row)
+                for row in self._database.read(f"SELECT {COLLECTION} FROM collections ORDER BY name")  # noqa: S608
+            ]
+        return [(row.name, row.uid, row.model) for row in rows]
+
     def collection(self, name: str) -> Collection:
         """One collection.
 

@@ -55,7 +55,7 @@ def router(models: ModelJobs) -> APIRouter:
     @routes.delete("/models/shadow", responses=openapi.answers(ShadowOut, "not_found"))
     async def end_shadow(_: Annotated[NoOptions, Query()]) -> Response:
         """End it; the answer says for the last time what was found."""
-        return render.Json(models.end_shadow().document())
+        return render.Json((await models.end_shadow()).document())
 
     @routes.get("/jobs", responses=openapi.answers(JobsOut, *_STORAGE))
     async def list_jobs(options: Annotated[JobOptions, Query()]) -> Response:

@@ -3,6 +3,7 @@
 import base64
 import shutil
 import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -134,9 +135,9 @@ def test_a_running_server_follows_what_is_promoted_on_the_command_line(server: L
     assert f"{NEW} is the embedder now" in done.stdout
     assert "1 stay on their model, 1 switched" in done.stdout
     assert _default(server.client) == NEW
-    assert "follow" in CliRunner().invoke(main, ["models", "jobs", "--data-dir", str(data)]).stdout
+    assert "activate" in CliRunner().invoke(main, ["models", "jobs", "--data-dir", str(data)]).stdout
     job = ended(server.client, server.client.get("/jobs").json()["jobs"][0]["id"])
-    assert (job["kind"], job["state"], moved(job)["with-crops"]["state"]) == ("follow", "done", "switched")
+    assert (job["actor"], job["state"], moved(job)["with-crops"]["state"]) == ("cli", "done", "switched")
     assert [found(server.client, "with-crops", number) for number in PEOPLE] == [NEW] * len(PEOPLE)
 
 
@@ -159,6 +160,10 @@ def test_a_server_serves_every_collection_after_a_restart_as_before(server: Live
     with live_server(data) as again:
         assert [found(again.client, "with-crops", number) for number in PEOPLE] == [NEW] * len(PEOPLE)
         assert [found(again.client, "without", number) for number in PEOPLE] == [OLD] * len(PEOPLE)
+        embedded = again.client.post("/embed", content=photo(1), headers={"content-type": "image/png"}).json()
+        unsaid = {"embedding": embedded["faces"][0]["embedding"], "threshold": 0.5}
+        for name in ("with-crops", "without"):  # of two models with vectors of one length
+            assert again.client.post(f"/collections/{name}/identify", json=unsaid).status_code == 400
         assert ended(again.client, again.client.post("/models/rollback").json()["id"])["state"] == "done"
         assert [found(again.client, "with-crops", number) for number in PEOPLE] == [OLD] * len(PEOPLE)
 
@@ -244,6 +249,42 @@ def test_a_job_that_was_killed_is_gone_on_with_at_the_next_start(server: LiveSer
         assert [found(again.client, "with-crops", number) for number in PEOPLE] == [NEW] * len(PEOPLE)
 
 
+def test_a_rollback_is_not_undone_by_an_activation_that_was_asked_for_before_it(server: LiveServer) -> None:
+    jobs = [server.client.post(f"/models/{NEW}/activate").json()["id"] for _ in range(2)]
+    jobs.append(server.client.post("/models/rollback").json()["id"])
+
+    states = [ended(server.client, each)["state"] for each in jobs]
+
+    assert states[2] == "done"
+    assert _default(server.client) == OLD
+    assert {found(server.client, "with-crops", number) for number in PEOPLE} == {OLD}
+
+
+def test_a_model_that_is_not_served_is_not_loaded_by_naming_its_contract(server: LiveServer, data: Path) -> None:
+    contract = Registry(data / "models").manifest(NEW).contract_id
+    side = {"embedding": [1.0] + [0.0] * 127, "contract_id": contract}
+
+    answer = server.client.post("/verify", json={"a": side, "b": side, "threshold": 0.5})
+
+    assert (answer.status_code, answer.json()["error"]["code"]) == (409, "contract_mismatch")
+    assert {each["id"]: each["loaded"] for each in server.client.get("/models").json()["models"]}[NEW] is False
+    side["contract_id"] = "f" * 65
+    assert server.client.post("/verify", json={"a": side, "b": side, "threshold": 0.5}).status_code == 400
+
+
+def test_a_pinned_server_leaves_a_job_of_another_model_alone(server: LiveServer, data: Path) -> None:
+    server.client.post(f"/models/{NEW}/activate")
+    server.process.send_signal(signal.SIGKILL)
+    server.process.wait()
+    server.stop()
+
+    with live_server(data, "--model", OLD) as pinned:
+        before = pinned.client.get("/collections/without").json()["model"]["id"]
+        time.sleep(3)
+        assert _default(pinned.client) == OLD
+        assert before == OLD
+
+
 def test_a_model_in_shadow_is_compared_and_answers_nothing(server: LiveServer) -> None:
     client = server.client
     assert client.get("/models/shadow").status_code == 404
@@ -259,6 +300,9 @@ def test_a_model_in_shadow_is_compared_and_answers_nothing(server: LiveServer) -
     assert found["same"] + found["flipped_to_match"] + found["flipped_to_non_match"] == 3
     assert found["mean_shift"] != 0
     assert "facesphere_shadow_compared 3.0" in client.get("/metrics").text
+    vector = client.post("/embed", content=photo(1), headers={"content-type": "image/png"}).json()
+    ask = {"embedding": vector["faces"][0]["embedding"], "threshold": 0.5}
+    assert client.post("/collections/without/identify", json=ask).status_code == 200  # not a model that is served
     client.post("/verify", files=pair, params={"threshold": 0.5})  # at a threshold of one model's: nothing to compare
     assert client.delete("/models/shadow").json()["compared"] == 3
     assert client.get("/models/shadow").status_code == 404

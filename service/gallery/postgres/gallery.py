@@ -171,6 +171,10 @@ class PostgresGallery:
         """All collections by name."""
         return [counted(row) for row in self._records.all()]
 
+    def models(self) -> list[tuple[str, str, ModelInfo]]:
+        """Name, uid and model of every collection."""
+        return [(row.name, row.uid, row.model) for row in self._records.all()]
+
     def collection(self, name: str) -> Collection:
         """One collection; NotFoundError if there is none of that name."""
         return counted(self._records.look_up(name))
