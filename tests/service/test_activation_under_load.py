@@ -19,7 +19,7 @@ from live_server import LiveServer, live_server
 
 TORTURE = float(os.environ.get("TORTURE", "0"))
 SWAPS = max(2, round(200 * TORTURE)) if TORTURE else 4
-KILLS = max(2, round(50 * TORTURE)) if TORTURE else 2
+KILLS = max(2, round(50 * TORTURE)) if TORTURE else 1
 STARTED_WITH = 12
 pytestmark = pytest.mark.timeout(0 if TORTURE else 240)
 

@@ -210,7 +210,7 @@ def test_any_history_of_calls_gives_the_answers_of_the_model() -> None:
     run_state_machine_as_test(GalleryModel, settings=_histories(25))
 
 
-@pytest.mark.parametrize("examples", [25, pytest.param(200, marks=[pytest.mark.slow, pytest.mark.timeout(1200)])])
+@pytest.mark.parametrize("examples", [12, pytest.param(200, marks=[pytest.mark.slow, pytest.mark.timeout(1200)])])
 def test_the_same_histories_of_calls_give_them_in_postgresql(cluster: Cluster, examples: int) -> None:
     class PostgresModel(GalleryModel):
         def engine_in(self, folder: Path) -> Engine:
