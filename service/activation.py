@@ -50,6 +50,7 @@ class Activation:
         self._not_before = 0.0
         self._ready_at = 0.0
         self._missed: set[str] = set()
+        self._refused = ("", 0.0)  # a promoted model that could not be loaded, and when it is tried again
 
     def start(self) -> None:
         """Load what collections need, and begin to follow the registry and to work on jobs."""
@@ -178,9 +179,13 @@ class Activation:
         if champion is None:
             return
         if champion != self._served.default.model.id:
+            refused, until = self._refused
+            if champion == refused and time.monotonic() < until:
+                return
             try:
                 self._served.make_default(champion)
             except FaceError as error:
+                self._refused = (champion, time.monotonic() + _RETRY_AFTER_S)
                 self._refuse(champion, error)
                 return
             log.info("serving %s (contract %s)", champion, self._served.default.model.contract_id)

@@ -108,6 +108,7 @@ def build_inference(settings: Settings, registry: Registry) -> Inference:
     embedders = _Embedders(settings, registry, detector, metrics)
     first = embedders.load(settings.model)
     served = Served(first, embedders.load, embedders.find, settings.request_timeout_s, embedders.tell)
+    embedders.served = served
     about = detector_bundle.manifest
     metrics.serves(about.kind, about.id, about.contract_id, session.device)
     named = route(embedders.session, session)
@@ -120,7 +121,7 @@ class _Embedders:
     pool: PhotoPool
     crews: tuple[Crew, ...] = ()
     session: Session  # of the newest
-    _newest: Batcher[Pixels, Vector]
+    served: Served | None = None
 
     def __init__(self, settings: Settings, registry: Registry, detector: Detector, metrics: Metrics) -> None:
         self._settings, self._registry = settings, registry
@@ -145,17 +146,17 @@ class _Embedders:
             BatcherOptions(max_batch, settings.max_queue, max_delay_s=settings.max_queue_delay_s, predict=False),
             self.crews[-1],
         )
-        self.session, self._newest = session, batcher
+        self.session = session
         if not hasattr(self, "pool"):
             self.pool = PhotoPool(self.crews[0], settings.max_queue, self._cost_s)
         limits = ImageLimits(settings.max_image_bytes, settings.max_image_pixels)
         finder = ObservedFinder(self._detector, embedder.template, limits, self._metrics)
         faces = Faces(finder, manifest, batcher, self.pool, settings.target_fmr, self._metrics)
-        return Loaded(faces, lambda: batcher.waiting, batcher.close)
+        return Loaded(faces, lambda: batcher.waiting, batcher.cost_s, batcher.close)
 
     def _cost_s(self) -> float:
-        """What a photo costs once it is cut: by the newest model, which is the default one or is about to be."""
-        return self._newest.cost_s()
+        """What a photo costs once it is cut: by the default model, which embeds most of them."""
+        return self.served.cost_s() if self.served is not None else 0.0
 
     def tell(self, model: ModelInfo) -> None:
         """Say in the metrics which one is the default."""

@@ -19,10 +19,11 @@ _LOOK_AGAIN_S = 5.0  # for a model that the registry did not have
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """A network that is loaded and warm, and how it is given free."""
+    """A network that is loaded and warm; `cost_s`: seconds of a thread that one face costs."""
 
     faces: Faces
     waiting: Callable[[], int]
+    cost_s: Callable[[], float]
     close: Callable[[], None]
 
 
@@ -64,6 +65,10 @@ class Served:
     def ids(self) -> list[str]:
         """Names of the models that are loaded."""
         return list(self._models)
+
+    def cost_s(self) -> float:
+        """Seconds of a thread that a face costs the default model."""
+        return self._default.cost_s()
 
     @property
     def waiting(self) -> int:
@@ -147,8 +152,9 @@ class Served:
     def keep(self, contract_ids: Collection[str]) -> None:
         """Give all others free, except for the default one; requests that have begun may finish."""
         with self._lock:
+            needed = {*contract_ids} - {self.default.model.contract_id}  # one of another name does the same
             for name, each in list(self._models.items()):
-                if each is not self._default and each.faces.model.contract_id not in contract_ids:
+                if each is not self._default and each.faces.model.contract_id not in needed:
                     del self._models[name]
                     self._leaving.append((time.monotonic() + self._grace_s, each))
             due = [each for at, each in self._leaving if at <= time.monotonic()]

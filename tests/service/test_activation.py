@@ -15,6 +15,7 @@ from live_server import LiveServer, live_server, wait_until
 
 from models.registry import Registry
 from service.__main__ import main
+from service.activation import LOOK_EVERY_S
 
 PEOPLE = range(6)
 
@@ -272,17 +273,32 @@ def test_a_model_that_is_not_served_is_not_loaded_by_naming_its_contract(server:
     assert server.client.post("/verify", json={"a": side, "b": side, "threshold": 0.5}).status_code == 400
 
 
-def test_a_pinned_server_leaves_a_job_of_another_model_alone(server: LiveServer, data: Path) -> None:
-    server.client.post(f"/models/{NEW}/activate")
-    server.process.send_signal(signal.SIGKILL)
-    server.process.wait()
-    server.stop()
-
+def test_a_pinned_server_follows_nothing(server: LiveServer, data: Path) -> None:
+    assert server.stop() == 0
     with live_server(data, "--model", OLD) as pinned:
-        before = pinned.client.get("/collections/without").json()["model"]["id"]
-        time.sleep(3)
+        Registry(data / "models").promote(NEW)
+        time.sleep(LOOK_EVERY_S + 1)
+
         assert _default(pinned.client) == OLD
-        assert before == OLD
+        assert found(pinned.client, "with-crops", 1) == OLD
+        assert pinned.client.get("/jobs").json() == {"jobs": []}
+
+
+def test_a_promoted_model_that_cannot_be_loaded_is_told_once_and_the_one_before_goes_on(
+    server: LiveServer, data: Path
+) -> None:
+    with (data / "models" / "bundles" / NEW / "model.onnx").open("ab") as file:
+        file.write(b"\0")
+    Registry(data / "models").promote(NEW)
+
+    wait_until(lambda: server.client.get("/jobs").json()["jobs"] != [])
+
+    time.sleep(LOOK_EVERY_S + 1)
+    (job,) = server.client.get("/jobs").json()["jobs"]
+    assert (job["kind"], job["state"]) == ("follow", "failed")
+    assert "has the digest" in job["error"]
+    assert _default(server.client) == OLD
+    assert found(server.client, "with-crops", 1) == OLD
 
 
 def test_a_model_in_shadow_is_compared_and_answers_nothing(server: LiveServer) -> None:
