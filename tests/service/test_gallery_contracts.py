@@ -1,5 +1,6 @@
 """A collection that changes its model: all of it at once, there and back, and nobody is compared across models."""
 
+import sqlite3
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
@@ -16,7 +17,9 @@ from service.domain import CollectionSettings, Coverage, ModelInfo, NewFace, Sto
 from service.errors import ContractMismatchError, GalleryUnavailableError, NotFoundError
 from service.gallery import snapshots
 from service.gallery.contract import LAST, Gallery
+from service.gallery.database import Database
 from service.gallery.embedded import EmbeddedGallery
+from service.gallery.store import FILE
 
 OLD = MODEL
 NEW = ModelInfo("better-model", "fedcba9876543210", 24)
@@ -201,6 +204,31 @@ def test_a_collection_that_is_not_there_has_no_contracts(gallery: Gallery) -> No
     ):
         with pytest.raises(NotFoundError, match="nowhere"):
             call()
+
+
+def test_a_portion_of_what_is_to_be_embedded_is_read_without_sorting_the_collection(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with closing(Embedded(tmp_path).open()) as gallery:
+        gallery.put_collection("lab", KEEPING_CROPS, OLD)
+        _enrol(gallery, PEOPLE)
+        queries: list[tuple[str, tuple[object, ...]]] = []
+        read = Database.read
+
+        def noting(self: Database, query: str, values: tuple[object, ...] = ()) -> list[tuple[object, ...]]:
+            queries.append((query, values))
+            return read(self, query, values)
+
+        monkeypatch.setattr(Database, "read", noting)
+        gallery.uncovered("lab", NEW.contract_id, 0, 2)
+        monkeypatch.undo()
+
+        ((query, values),) = [each for each in queries if "f.crop" in each[0]]
+        plan = [
+            row[3] for row in sqlite3.connect(tmp_path / "data" / FILE).execute(f"EXPLAIN QUERY PLAN {query}", values)
+        ]
+        assert plan[0].startswith("SEARCH f USING INTEGER PRIMARY KEY")
+        assert not [step for step in plan if "TEMP B-TREE" in step]
 
 
 def test_a_collection_is_known_by_one_name_that_another_of_its_name_does_not_get(gallery: Gallery) -> None:
