@@ -273,7 +273,7 @@ print(json.dumps(told))
 
 @pytest.mark.skipif(shutil.which("strace") is None, reason="there is no strace")
 @pytest.mark.parametrize(
-    ("call", "step"), [("fsync,fdatasync", 5), ("write,pwrite64", 61), ("rename,unlink", 1), ("ftruncate", 2)]
+    ("call", "step"), [("fsync,fdatasync", 9), ("write,pwrite64", 121), ("rename,unlink", 2), ("ftruncate", 4)]
 )
 def test_whichever_call_to_the_disk_fails_nothing_is_acknowledged_that_is_not_there(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str, step: int
