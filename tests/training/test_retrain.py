@@ -29,7 +29,7 @@ from training.retrain import data_stages
 from training.retrain.stages import NAMES
 from training.retrain.state import JobFolder
 
-KILLS = 3
+KILLS = 2
 
 
 def _run(path: Path, *options: str) -> Result:
