@@ -77,6 +77,14 @@ class Registry:
             raise ModelNotFoundError(f"there is no model {model_id!r} in {self._root}", model=model_id)
         return _read(folder)
 
+    def version_of(self, model_id: str) -> object:
+        """Something that differs once the manifest of a model is replaced; None if there is no such model."""
+        try:
+            found = (self._folder(model_id) / bundles.MANIFEST).stat()
+        except OSError:
+            return None
+        return found.st_ino, found.st_mtime_ns, found.st_size
+
     def standing(self, manifest: Manifest) -> Standing:
         """champion: it is served; retired: it was once, and is no more; candidate: it never was."""
         state = self._state()

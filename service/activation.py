@@ -41,9 +41,20 @@ _PASSING = (GalleryUnavailableError, StorageFullError, NotReadyError, Overloaded
 class Activation:
     """Jobs about models, and the thread that works on them."""
 
-    def __init__(self, registry: Registry, served: Served, gallery: Gallery, pinned: str | None) -> None:
-        """`pinned` is the model that the server was started with by name: it serves no other by default."""
+    def __init__(
+        self, registry: Registry, served: Served, gallery: Gallery, pinned: str | None, target_fpir: float
+    ) -> None:
+        """Prepare to follow a registry.
+
+        Args:
+            registry: whose promoted model is served.
+            served: the models that are loaded.
+            gallery: whose collections follow.
+            pinned: the model that the server was started with by name: it serves no other by default.
+            target_fpir: the rate at which identify may name strangers, by default.
+        """
         self._registry, self._served, self._gallery, self._pinned = registry, served, gallery, pinned
+        self.target_fpir = target_fpir
         self._wake = threading.Event()
         self.stopped = threading.Event()
         self._thread = threading.Thread(target=self._work, name="facesphere-models", daemon=True)
@@ -85,7 +96,7 @@ class Activation:
                 f"model {model_id} has no calibration, so nothing could be decided at a rate: run facesphere-train "
                 "calibrate --apply"
             )
-        self._served.load(model_id)
+        self._served.load_for_default(model_id)
         self._registry.promote(model_id)
         self._served.make_default(model_id)
         self._gallery.note(actor, "model.activate", model=model_id, contract=bundle.manifest.contract_id)
@@ -102,7 +113,7 @@ class Activation:
         previous = self._registry.previous(KIND)
         if previous is None:
             raise ModelNotFoundError(f"there is no earlier {KIND} to go back to")
-        self._served.load(previous)  # one that cannot be used is refused before anything is changed
+        self._served.load_for_default(previous)  # one that cannot be used is refused before anything is changed
         model_id = self._registry.roll_back(KIND)
         self._gallery.jobs.cancel_open()
         self._served.make_default(model_id)
@@ -161,6 +172,7 @@ class Activation:
 
     def _look_around(self) -> None:
         """Which models are needed: they are loaded before somebody asks, and others are given free."""
+        self._renew()
         models, previous = [model for _, _, model in self._gallery.models()], self._previous()
         contracts = {each.contract_id for each in (*models, *((previous,) if previous else ()))}
         self._served.know(contracts)
@@ -172,6 +184,13 @@ class Activation:
                 if model.contract_id not in self._missed:
                     log.warning("a collection is on a model that cannot be served: %s", error.message)
                 self._missed.add(model.contract_id)
+
+    def _renew(self) -> None:
+        try:
+            for name in self._served.renew():
+                log.info("%s was calibrated anew: loaded", name)
+        except FaceError as error:
+            log.error("a manifest was replaced, and is not used: %s", error.message)
 
     def _follow(self) -> None:
         """Serve what is promoted; a promotion that nobody has made a job of becomes one."""
@@ -237,9 +256,10 @@ class Activation:
         self._served.make_default(job.model_id)
         collections = self._gallery.models()
         for done, (name, uid, model) in enumerate(collections):
-            if uid in job.result and model == faces.model:
-                continue  # switched before this job was cut off
-            watch = _Watched(self, job, done, len(collections))
+            noted = job.result.get(uid)
+            if noted is not None and noted.get("state") != "switching" and model == faces.model:
+                continue  # told before this job was cut off
+            watch = _Watched(self, job, uid, done, len(collections))
             outcome = Mover(self._gallery, self._served, watch.watch, faces, name).move()
             job = self.told(replace(watch.job, result={**job.result, uid: outcome}))
             if self.is_over(job):
@@ -308,12 +328,23 @@ class Activation:
 class _Watched:
     """How far a job is, while one of its collections is moved."""
 
-    def __init__(self, activation: Activation, job: Job, done: int, count: int) -> None:
+    def __init__(self, activation: Activation, job: Job, uid: str, done: int, count: int) -> None:
         self.job = job
-        self._activation, self._done, self._count = activation, done, count
-        self.watch = Watch(activation.stopped, job.actor, job.kind == "rollback", self._goes_on)
+        self._activation, self._uid, self._done, self._count = activation, uid, done, count
+        self.watch = Watch(
+            stopped=activation.stopped,
+            actor=job.actor,
+            back=job.kind == "rollback",
+            target_fpir=activation.target_fpir,
+            goes_on=self._goes_on,
+            note=self._note,
+            noted=job.result.get(uid),
+        )
 
     def _goes_on(self, share: float) -> bool:
         progress = max(self.job.progress, (self._done + share) / self._count)
         self.job = self._activation.told(replace(self.job, progress=progress))
         return not self._activation.is_over(self.job)
+
+    def _note(self, outcome: dict[str, object]) -> None:
+        self.job = self._activation.told(replace(self.job, result={**self.job.result, self._uid: outcome}))

@@ -107,7 +107,9 @@ def build_inference(settings: Settings, registry: Registry) -> Inference:
     detector.detect(np.zeros((640, 640, 3), np.uint8))
     embedders = _Embedders(settings, registry, detector, metrics)
     first = embedders.load(settings.model)
-    served = Served(first, embedders.load, embedders.find, settings.request_timeout_s, embedders.tell)
+    served = Served(
+        first, embedders.load, embedders.find, settings.request_timeout_s, embedders.tell, registry.version_of
+    )
     embedders.served = served
     about = detector_bundle.manifest
     metrics.serves(about.kind, about.id, about.contract_id, session.device)
@@ -131,8 +133,6 @@ class _Embedders:
         """A model of the registry, warm; the promoted one if none is named."""
         settings, bundle = self._settings, self._registry.resolve("embedder", model_id)
         manifest = bundle.manifest
-        if manifest.calibration is not None:
-            manifest.calibration.threshold_at(settings.target_fmr)  # a default that could never be met
         options = SessionOptions(settings.device, threads=1, precision=manifest.precision)
         session = Session(bundle.model_path, options)
         max_batch = batch_limit(session.device, settings.max_batch)
@@ -263,7 +263,7 @@ class _Server(uvicorn.Server):
             settings.target_fpir,
             inference.metrics,
         )
-        self._activation = Activation(registry, inference.served, gallery, settings.model)
+        self._activation = Activation(registry, inference.served, gallery, settings.model, settings.target_fpir)
         self._access = access
         self._gallery = gallery
         self._metrics = self._build_metrics(inference)

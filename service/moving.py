@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from models.errors import CalibrationError, FaceError, ImageTooLargeError, InvalidImageError, UnsupportedMediaTypeError
 from service.agreement import SAMPLE, agreement
-from service.domain import Criterion, ModelInfo, StoredCrop, Vector
+from service.domain import CollectionSettings, Criterion, ModelInfo, StoredCrop, Vector
 from service.errors import InvalidRequestError, NotFoundError
 from service.faces import Faces
 from service.gallery.contract import Gallery
@@ -27,13 +27,19 @@ class Watch:
     """What a move goes by: the end of the server, who asked for it, and whether it is still wanted.
 
     back: on the way back, where nobody asks any more whether the decisions can be made.
+    target_fpir: at which strangers may be named, where a caller states no rate.
     goes_on: is told which share of the collection is done; False if the job was cancelled or superseded.
+    note: writes down what becomes of the collection, before it does.
+    noted: what was written down by a program that was stopped before it told the end.
     """
 
     stopped: threading.Event
     actor: str
     back: bool
+    target_fpir: float
     goes_on: Callable[[float], bool]
+    note: Callable[[dict[str, object]], None]
+    noted: dict[str, object] | None
 
 
 class Batches:
@@ -89,31 +95,28 @@ class Mover:
         _, before = self._gallery.collection_info(self._name)
         target = self._faces.model
         if before == target:
-            return {"state": "there", "model": target.id}
+            return self._arrived()
         refusal = None if self._watch.back else self._cannot_decide(before)
         if refusal is not None:
             return {"before": before.id, "state": "stays", "model": before.id, "reason": refusal}
         for _ in range(_PASSES):
             coverage = self._gallery.coverage(self._name, target.contract_id)
-            about: dict[str, object] = {"before": before.id, "model": target.id, "faces": coverage.faces}
+            about = self._about(before, coverage.faces)
             if coverage.without_crop:
                 reason = f"{coverage.without_crop} faces have no crop"
-                return {
-                    **about,
-                    "state": "stays",
-                    "model": before.id,
-                    "without_crop": coverage.without_crop,
-                    "reason": reason,
-                }
+                return {**about, "state": "stays", "without_crop": coverage.without_crop, "reason": reason}
             if not self._embed(coverage.missing, coverage.faces):
-                return {**about, "state": "cancelled", "model": before.id}
+                return {**about, "state": "cancelled"}
             if self._unusable:
-                return {**about, "state": "stays", "model": before.id, "reason": f"{self._unusable} crops are damaged"}
-            compared = self._compared(before)
+                return {**about, "state": "stays", "reason": f"{self._unusable} crops are damaged"}
+            noted = {**about, "state": "switching", "agreement": self._compared(before)}
+            self._watch.note(noted)
             if self._gallery.switch(self._name, target, self._embed_last, self._watch.actor):
-                self._gallery.keep_contracts(self._name, [before.contract_id])
-                return {**about, "state": "switched", "agreement": compared}
-        return {**about, "state": "stays", "model": before.id, "reason": "more are enrolled than can be embedded anew"}
+                return self._switched(noted)
+        return {**about, "state": "stays", "reason": "more are enrolled than can be embedded anew"}
+
+    def _about(self, before: ModelInfo, faces: int) -> dict[str, object]:
+        return {"before": before.id, "before_contract_id": before.contract_id, "model": before.id, "faces": faces}
 
     def _old(self, before: ModelInfo) -> Faces | None:
         try:
@@ -121,17 +124,35 @@ class Mover:
         except FaceError:
             return None
 
+    def _arrived(self) -> dict[str, object]:
+        """Of a collection that is on the model already: since long, or since this job was cut off after the switch."""
+        noted = self._watch.noted
+        if noted is not None and noted.get("state") == "switching":
+            return self._switched(noted)
+        return {"state": "there", "model": self._faces.model.id}
+
+    def _switched(self, about: dict[str, object]) -> dict[str, object]:
+        self._gallery.keep_contracts(self._name, [str(about["before_contract_id"])])
+        return {**about, "state": "switched", "model": self._faces.model.id}
+
     def _cannot_decide(self, before: ModelInfo) -> str | None:
         """Why the new model could not make the decisions that the old one makes, if it could not."""
         settings, _ = self._gallery.collection_info(self._name)
+        size = self._gallery.size(self._name)
         old = self._old(before)
-        if old is not None and old.calibration is None and settings.target_fmr is None:
-            return None  # its callers state thresholds
-        try:
-            self._faces.decide(Criterion(), settings.target_fmr)
-        except (InvalidRequestError, CalibrationError) as error:
-            return error.message
+        for refusal in (self._refuses_to_verify, self._refuses_to_identify):
+            reason = refusal(self._faces, settings, size)
+            if reason is not None and (old is None or refusal(old, settings, size) is None):
+                return reason
         return None
+
+    def _refuses_to_verify(self, faces: Faces, settings: CollectionSettings, size: int) -> str | None:
+        return _refusal(lambda: faces.decide(Criterion(), settings.target_fmr))
+
+    def _refuses_to_identify(self, faces: Faces, settings: CollectionSettings, size: int) -> str | None:
+        if not size:
+            return None
+        return _refusal(lambda: faces.need_calibration().threshold_for_gallery(self._watch.target_fpir, size))
 
     def _embed(self, missing: int, faces: int) -> bool:
         """False if the job is over in the middle of it."""
@@ -164,3 +185,11 @@ class Mover:
             return old.decide(*rate).threshold, self._faces.decide(*rate).threshold
         except (InvalidRequestError, CalibrationError):
             return None
+
+
+def _refusal(decide: Callable[[], object]) -> str | None:
+    try:
+        decide()
+    except (InvalidRequestError, CalibrationError) as error:
+        return error.message
+    return None

@@ -10,11 +10,12 @@ import time
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 
-from service.domain import ModelInfo
+from models.errors import FaceError
+from service.domain import Criterion, ModelInfo
 from service.errors import ContractMismatchError, InvalidRequestError
 from service.faces import Faces
 
-_LOOK_AGAIN_S = 5.0  # for a model that the registry did not have
+_LOOK_AGAIN_S = 5.0  # for a model that the registry did not have, or that could not be used
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +38,7 @@ class Served:
         find: Callable[[ModelInfo], str | None],
         grace_s: float,
         tell: Callable[[ModelInfo], None] = lambda _: None,
+        version: Callable[[str], object] = lambda _: None,
     ) -> None:
         """Serve one model, and others when they are asked for.
 
@@ -46,14 +48,20 @@ class Served:
             find: the name under which the registry has a model of some contract.
             grace_s: how long requests may still use a model that is no longer served.
             tell: is told of each model that becomes the default.
+            version: something that differs once a model of the registry was given another manifest.
+
+        Raises:
+            CalibrationError: the default rate is outside what the default model's calibration covers.
         """
+        _check_decides(default.faces)
         self._default = default
-        self._load, self._find, self._grace_s, self._tell = load, find, grace_s, tell
+        self._load, self._find, self._grace_s, self._tell, self._version = load, find, grace_s, tell, version
         tell(default.faces.model)
         self._models = {default.faces.model.id: default}
+        self._versions = {default.faces.model.id: version(default.faces.model.id)}
         self._lock = threading.RLock()
         self._leaving: list[tuple[float, Loaded]] = []
-        self._looked: dict[str, float] = {}
+        self._looked: dict[str, tuple[float, FaceError]] = {}
         self._known: frozenset[str] = frozenset()
 
     @property
@@ -135,19 +143,47 @@ class Served:
         """
         with self._lock:
             if model_id not in self._models:
+                version = self._version(model_id)  # before it is read: one that is written meanwhile is read again
                 self._models[model_id] = self._load(model_id)
+                self._versions[model_id] = version
             return self._models[model_id].faces
+
+    def load_for_default(self, model_id: str) -> Faces:
+        """As `load`, of one that what is in no collection can be decided with.
+
+        Raises:
+            FaceError: as `load`.
+            CalibrationError: the default rate is outside what its calibration covers.
+        """
+        faces = self.load(model_id)
+        _check_decides(faces)
+        return faces
 
     def make_default(self, model_id: str) -> None:
         """Serve a model from now on; loaded, if it is not.
 
         Raises:
-            FaceError: as `load`.
+            FaceError: as `load_for_default`.
         """
         with self._lock:
-            self.load(model_id)
+            self.load_for_default(model_id)
             self._default = self._models[model_id]
         self._tell(self._default.faces.model)
+
+    def renew(self) -> list[str]:
+        """Load anew what was calibrated anew since it was loaded; the names.
+
+        Raises:
+            FaceError: one of them cannot be used; it is served as it was.
+        """
+        renewed = []
+        for name in self.ids:
+            version = self._version(name)
+            if version is not None and version != self._versions.get(name):
+                self._versions[name] = version  # tried once
+                self._renew(name)
+                renewed.append(name)
+        return renewed
 
     def keep(self, contract_ids: Collection[str]) -> None:
         """Give all others free, except for the default one; requests that have begun may finish."""
@@ -167,6 +203,24 @@ class Served:
         for each in self._all():
             each.close()
 
+    def _renew(self, name: str) -> None:
+        new = self._load(name)
+        with self._lock:
+            old = self._models.get(name)
+            try:
+                if old is None or old.faces.model.contract_id != new.faces.model.contract_id:
+                    # Other vectors under a name that collections have: it takes a new name, and a job.
+                    raise InvalidRequestError(f"model {name} was replaced by another one: give that a name of its own")
+                if old is self._default:
+                    _check_decides(new.faces)
+            except FaceError:
+                new.close()
+                raise
+            self._models[name] = new
+            self._leaving.append((time.monotonic() + self._grace_s, old))
+            if old is self._default:
+                self._default = new
+
     def _all(self) -> Iterator[Loaded]:
         yield from list(self._models.values())
         yield from [each for _, each in self._leaving]
@@ -176,13 +230,27 @@ class Served:
             there = self.loaded(model)
             if there is not None:
                 return there
-            if time.monotonic() - self._looked.get(model.contract_id, -_LOOK_AGAIN_S) >= _LOOK_AGAIN_S:
+            at, before = self._looked.get(model.contract_id, (-_LOOK_AGAIN_S, None))
+            if before is not None and time.monotonic() - at < _LOOK_AGAIN_S:
+                raise before  # to read a damaged file for each request would hold up all others
+            try:
                 name = self._find(model)
-                if name is not None:
-                    return self.load(name)
-                self._looked[model.contract_id] = time.monotonic()
-        raise ContractMismatchError(
+                if name is None:
+                    raise self._not_here(model)
+                return self.load(name)
+            except FaceError as error:
+                self._looked[model.contract_id] = time.monotonic(), error
+                raise
+
+    def _not_here(self, model: ModelInfo) -> ContractMismatchError:
+        return ContractMismatchError(
             f"this needs model {model.id} (contract {model.contract_id}), which is not in the registry of this server",
             collection_contract_id=model.contract_id,
             server_contract_id=self.default.model.contract_id,
         )
+
+
+def _check_decides(faces: Faces) -> None:
+    """A default rate that could never be met is refused before anybody asks. Without a calibration, callers decide."""
+    if faces.calibration is not None:
+        faces.decide(Criterion())

@@ -11,7 +11,7 @@ from service.gallery.catching_up import caught_up, tags_of
 from service.gallery.database import Row
 from service.gallery.index import Ids
 from service.gallery.rows import FACE, SUBJECT, VECTOR, Rows, checked_subject, face_and_vector
-from service.gallery.sealing import EMPTY, CollectionRow, combined
+from service.gallery.sealing import EMPTY, CollectionRow, combined, vector_context
 from service.gallery.snapshot_file import Tags
 from service.gallery.snapshots import Snapshots
 from service.security.vault import Cipher
@@ -23,12 +23,42 @@ class IndexSource(Rows):
     """Vectors by row number, and the tags of rows."""
 
     def check(self) -> Iterator[tuple[str, int]]:
-        """Read and check every row: each collection's name and number of faces.
+        """Read and check every row, vectors under other contracts too: each collection's name and number of faces.
 
         Raises:
             StorageError: a row was changed, is missing, or is of another contract than its collection.
         """
-        return ((name, len(rows)) for name, rows, _ in self.vectors())
+        with self._database.holding():  # one state of it
+            for name, rows, _ in self.vectors():
+                self._check_others(self._look_up(name))
+                yield name, len(rows)
+
+    def _check_others(self, collection: CollectionRow) -> None:
+        """Vectors under other contracts than the collection's, kept for a change of the model or for the way back."""
+        cipher = self._vault.cipher(collection.uid)
+        sizes = {collection.model.contract_id: 4 * collection.model.dimension}
+        for face_id, contract, sealed in self._others(collection):
+            size = len(cipher.open(sealed, vector_context(face_id, contract)))
+            if size != sizes.setdefault(contract, size) or size % 4:
+                raise StorageError(f"the gallery is damaged: vectors of contract {contract} differ in length")
+
+    def _others(self, collection: CollectionRow) -> Iterator[Row]:
+        """face_id, contract and sealed vector of each: of those made since, and of those that faces began with."""
+        for key, chosen in (
+            ("v.rowid", "v.contract_id, v.vector FROM vectors v CROSS JOIN faces f ON f.id = v.face"),
+            ("f.id", "f.contract_id, f.vector FROM faces f"),
+        ):
+            last = 0
+            while True:
+                rows = self._database.read(
+                    f"SELECT {key}, f.face_id, {chosen} CROSS JOIN subjects s ON s.id = f.subject"  # noqa: S608
+                    f" WHERE s.collection = ? AND {key} > ? ORDER BY {key} LIMIT ?",
+                    (collection.id, last, _CHUNK),
+                )
+                if not rows:
+                    break
+                yield from (row[1:] for row in rows if row[2] != collection.model.contract_id)
+                last = rows[-1][0]
 
     def vectors(self, snapshots: Snapshots | None = None) -> Iterator[tuple[str, list[int], Vectors]]:
         """Per collection: name, row numbers (N) and vectors (N, D), to build the index from. All rows are checked.

@@ -383,8 +383,9 @@ class MovedOut(BaseModel):
     model_config = ConfigDict(protected_namespaces=())
 
     collection: str | None = Field(description="None where it was erased since.")
-    state: Literal["switched", "stays", "there", "erased", "cancelled"]
+    state: Literal["switching", "switched", "stays", "there", "erased", "cancelled"]
     before: str | None = Field(None, description="The model that it was on.")
+    before_contract_id: str | None = Field(None, description="The contract of that model.")
     model: str | None = Field(None, description="The model that it is on.")
     faces: int | None = None
     without_crop: int | None = Field(

@@ -5,17 +5,21 @@ import shutil
 import signal
 import time
 from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import httpx
 import pytest
 from activation import NEW, OLD, activate, ended, enrol, found, identify, moved, photo, put, two_models
 from click.testing import CliRunner
+from galleries import keys_of
 from live_server import LiveServer, live_server, wait_until
 
 from models.registry import Registry
 from service.__main__ import main
 from service.activation import LOOK_EVERY_S
+from service.gallery.embedded import EmbeddedGallery
 
 PEOPLE = range(6)
 
@@ -184,14 +188,18 @@ def test_servers_that_share_a_registry_follow_a_promotion(models_dir: Path, tmp_
         assert [_default(each.client) for each in (a, b)] == [NEW, NEW]
 
 
-def test_a_collection_whose_rate_the_new_model_cannot_meet_stays(server: LiveServer, data: Path) -> None:
-    registry = Registry(data / "models")
-    manifest = registry.manifest(NEW)
+def _coarser(registry: Registry, model_id: str) -> None:
+    """Take from a model what it knows of rates below 9e-4."""
+    manifest = registry.manifest(model_id)
     assert manifest.calibration is not None
     points = tuple(each for each in manifest.calibration.points if each.fmr >= 9e-4)
     assert len(points) < len(manifest.calibration.points)
     calibration = manifest.calibration.model_copy(update={"points": points, "tail": None})
     registry.replace_manifest(manifest.model_copy(update={"calibration": calibration}))
+
+
+def test_a_collection_whose_rate_the_new_model_cannot_meet_stays(server: LiveServer, data: Path) -> None:
+    _coarser(Registry(data / "models"), NEW)
     settings = {"purpose": "test", "store_crops": True, "target_fmr": 5e-4}
     assert server.client.put("/collections/with-crops", json=settings).status_code == 200
 
@@ -200,6 +208,67 @@ def test_a_collection_whose_rate_the_new_model_cannot_meet_stays(server: LiveSer
     assert (there["state"], there["model"]) == ("stays", OLD)
     assert "0.0005" in there["reason"]
     assert found(server.client, "with-crops", 1) == OLD
+
+
+def test_a_collection_whose_strangers_the_new_model_cannot_tell_stays(data: Path) -> None:
+    _coarser(Registry(data / "models"), NEW)
+    with live_server(data, target_fpir="0.001") as running:
+        put(running.client, "with-crops")
+        put(running.client, "nobody")
+        for number in PEOPLE:
+            assert enrol(running.client, "with-crops", number).status_code == 201
+
+        there = moved(activate(running.client, NEW))
+
+        assert (there["with-crops"]["state"], there["with-crops"]["model"]) == ("stays", OLD)
+        assert there["with-crops"]["reason"]
+        assert there["nobody"]["state"] == "switched"
+        ask = {"image": base64.b64encode(photo(1)).decode()}
+        assert running.client.post("/collections/with-crops/identify", json=ask).json()["decision"] == "known"
+
+
+def test_a_model_that_is_calibrated_anew_decides_so_in_a_running_server(server: LiveServer, data: Path) -> None:
+    registry = Registry(data / "models")
+    pair = {"image_a": photo(1), "image_b": photo(2)}
+    before = server.client.post("/verify", files=pair).json()["threshold"]
+    manifest = registry.manifest(OLD)
+    assert manifest.calibration is not None
+    points = tuple(each.model_copy(update={"threshold": each.threshold + 0.01}) for each in manifest.calibration.points)
+    calibration = manifest.calibration.model_copy(update={"points": points})
+
+    registry.replace_manifest(manifest.model_copy(update={"calibration": calibration}))
+
+    wait_until(lambda: server.client.post("/verify", files=pair).json()["threshold"] != before)
+    assert server.client.post("/verify", files=pair).json()["threshold"] == pytest.approx(before + 0.01)
+    assert found(server.client, "with-crops", 1) == OLD
+    assert server.client.get("/jobs").json() == {"jobs": []}
+
+
+def test_a_collection_whose_model_is_damaged_says_so_each_time(server: LiveServer, data: Path) -> None:
+    activate(server.client, NEW)
+    assert server.stop() == 0
+    with (data / "models" / "bundles" / OLD / "model.onnx").open("ab") as file:
+        file.write(b"\0")
+
+    with live_server(data) as again:
+        codes = [identify(again.client, "without", 1).json()["error"]["code"] for _ in range(4)]
+        assert codes == ["invalid_bundle"] * 4
+        assert found(again.client, "with-crops", 1) == NEW
+
+
+def test_a_job_that_was_killed_after_a_switch_still_tells_of_it(server: LiveServer, data: Path) -> None:
+    told = activate(server.client, NEW)
+    assert server.stop() == 0
+    with closing(EmbeddedGallery(data, keys_of(data))) as gallery:  # as it is between the switch and the note of it
+        job, uid = gallery.jobs.get(told["id"]), gallery.uid("with-crops")
+        noted = {**job.result[uid], "state": "switching", "model": OLD}
+        gallery.jobs.update(replace(job, state="running", progress=0.5, result={uid: noted}))
+
+    with live_server(data) as again:
+        job_again = ended(again.client, told["id"])
+
+        assert job_again["state"] == "done"
+        assert moved(job_again) == moved(told)
 
 
 def test_what_cannot_be_activated_is_refused_and_changes_nothing(server: LiveServer, data: Path) -> None:

@@ -14,7 +14,7 @@ from engines import Embedded, Engine, Postgres
 from enrolment import MODEL, new_face, units
 
 from service.domain import CollectionSettings, Coverage, ModelInfo, NewFace, StoredCrop
-from service.errors import ContractMismatchError, GalleryUnavailableError, NotFoundError
+from service.errors import ContractMismatchError, GalleryUnavailableError, NotFoundError, StorageError
 from service.gallery import snapshots
 from service.gallery.contract import LAST, Gallery
 from service.gallery.database import Database
@@ -454,6 +454,39 @@ def test_no_vector_of_anybody_who_was_erased_is_left_in_the_tables(engine: Engin
         assert _rows_of_vectors(engine, gallery) == 9
         gallery.erase("lab")
         assert _rows_of_vectors(engine, gallery) == 0
+
+
+@pytest.mark.parametrize("contract", [OLD.contract_id, THIRD.contract_id], ids=["enrolled with", "made since"])
+def test_a_check_reads_the_vectors_of_other_models_too(engine: Engine, contract: str) -> None:
+    with closing(engine.open()) as gallery:
+        gallery.put_collection("lab", KEEPING_CROPS, OLD)
+        _enrol(gallery, PEOPLE)
+        _cover(gallery, THIRD)
+        _change(gallery, NEW)
+        assert list(gallery._records.check()) == [("lab", 6)]  # type: ignore[attr-defined]
+
+        _swap_two_vectors(engine, gallery, contract)
+
+        with pytest.raises(StorageError):
+            list(gallery._records.check())  # type: ignore[attr-defined]
+
+
+def _swap_two_vectors(engine: Engine, gallery: Gallery, contract: str) -> None:
+    """What somebody could do who may write the file and has no key."""
+    first = contract == OLD.contract_id
+    if isinstance(engine, Postgres):
+        place = engine.execute(f"SELECT collection, place FROM facesphere.contracts WHERE contract_id = '{contract}'")[
+            0
+        ]
+        table = "facesphere.faces_{}".format(*place) if first else "facesphere.vectors_{}_{}".format(*place)
+        engine.execute(f"UPDATE {table} SET vector = (SELECT vector FROM {table} ORDER BY id DESC LIMIT 1)")
+        return
+    table, where = ("faces", "") if first else ("vectors", f"WHERE contract_id = '{contract}'")
+    database = gallery._database  # type: ignore[attr-defined]
+    with database.transaction():
+        database.write(
+            f"UPDATE {table} SET vector = (SELECT vector FROM {table} {where} ORDER BY rowid DESC LIMIT 1) {where}"
+        )
 
 
 def _rows_of_vectors(engine: Engine, gallery: Gallery) -> int:

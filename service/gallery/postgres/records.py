@@ -12,6 +12,7 @@ from service.gallery.postgres.rows import (
     FACE,
     SUBJECT,
     CollectionRow,
+    Place,
     Tally,
     checked_face,
     checked_subject,
@@ -19,6 +20,7 @@ from service.gallery.postgres.rows import (
     opened_vector,
     stored,
     unchecked_collection,
+    vector_under,
 )
 from service.gallery.sealing import FaceRow, SubjectRow, checked, crop_context
 
@@ -133,7 +135,7 @@ class Records:
         }
 
     def check(self) -> Iterator[tuple[str, int]]:
-        """Read and check every row: each collection's name and number of faces.
+        """Read and check every row, vectors under other contracts too: each collection's name and number of faces.
 
         Raises:
             StorageError: a row was changed, or is missing.
@@ -149,20 +151,33 @@ class Records:
         for each in self._database.read(f"SELECT {SUBJECT} FROM subjects s WHERE s.collection = %s", (row.id,)):  # noqa: S608
             people[each[0]] = checked_subject(each, row.uid, cipher).uid
             found = found.changed(1, 0, [bytes(each[4])])
-        for each in self.faces_by_chunk(row):
+        others = self._other_places(row)
+        for each in self.faces_by_chunk(row, *others.values()):
             face = checked_face(each, people.get(each[8], ""), cipher)
             opened_vector(face, each[9], row, cipher)
+            for contract, sealed in zip(others, each[11:], strict=True):
+                if sealed is not None:
+                    vector_under(contract, face, sealed, cipher)
             found = found.changed(0, 1, [bytes(each[7])])
         if found != Tally.of(row):
             raise StorageError(f"the gallery is damaged: people or faces of collection {row.name} are missing")
         return found.faces
 
-    def faces_by_chunk(self, row: CollectionRow) -> Iterator[Row]:
-        """Rows of all faces of a collection, each with the number of its person, its vector and its crop."""
+    def _other_places(self, row: CollectionRow) -> dict[str, Place]:
+        rows = self._database.read(
+            "SELECT contract_id, place FROM contracts WHERE collection = %s AND contract_id <> %s ORDER BY place",
+            (row.id, row.model.contract_id),
+        )
+        return {contract: Place(row.id, number) for contract, number in rows}
+
+    def faces_by_chunk(self, row: CollectionRow, *others: Place) -> Iterator[Row]:
+        """Rows of all faces of a collection: each with the number of its person, its vector, its crop and its vectors
+        in other places."""
+        more = "".join(f", {place.vector}" for place in others)
         last = 0
         while True:
             rows = self._database.read(
-                f"SELECT {FACE}, f.subject, {row.place.vector}, f.crop FROM faces_{row.id} f"  # noqa: S608
+                f"SELECT {FACE}, f.subject, {row.place.vector}, f.crop{more} FROM faces_{row.id} f"  # noqa: S608
                 " WHERE f.collection = %s AND f.id > %s ORDER BY f.id LIMIT %s",
                 (row.id, last, _CHUNK),
             )
