@@ -51,7 +51,7 @@ class IndexSource(Rows):
             last = 0
             while True:
                 rows = self._database.read(
-                    f"SELECT {key}, f.face_id, {chosen} CROSS JOIN subjects s ON s.id = f.subject"  # noqa: S608
+                    f"SELECT {key}, f.face_id, {chosen} CROSS JOIN subjects s ON s.id = f.subject"
                     f" WHERE s.collection = ? AND {key} > ? ORDER BY {key} LIMIT ?",
                     (collection.id, last, _CHUNK),
                 )

@@ -103,6 +103,45 @@ def test_the_report_is_one_page_that_loads_nothing(finished: tuple[Path, Result]
     assert not re.search(r'(src|href)="(?!data:|#)', page)
 
 
+SHADOW = {"share": 0.25, "compared": 1234, "same": 1230, "flipped_to_match": 1, "flipped_to_non_match": 3}
+
+
+def test_what_a_server_counted_in_shadow_is_in_the_report_and_runs_nothing_again(copy: Path, photos: Path) -> None:
+    name = yaml.safe_load(copy.read_text())["name"]
+    counted = copy.parent / "shadow.json"
+    counted.write_text(json.dumps({"model_id": name, **SHADOW, "mean_shift": -0.0123}))
+
+    result = _run(copy, "--set", f"shadow={counted}")
+
+    assert result.exit_code == 0, result.stderr
+    assert _again(result) == []
+    page = (copy.parent / "job" / "report.html").read_text()
+    assert "In shadow" in page
+    for shown in ("25 %", "1,234", "1,230", "-0.0123"):
+        assert shown in page
+
+
+@pytest.mark.parametrize(
+    ("counted", "says"),
+    [
+        (None, "cannot read"),
+        ("not json", "is no answer of GET /models/shadow"),
+        (json.dumps({"model_id": "another", **SHADOW}), "is about another"),
+        (json.dumps({"model_id": "new", **SHADOW, "same": 7}), "do not add up"),
+    ],
+)
+def test_counts_that_are_not_of_this_model_are_one_line(copy: Path, counted: str | None, says: str) -> None:
+    path = copy.parent / "shadow.json"
+    if counted is not None:
+        path.write_text(counted)
+
+    result = _run(copy, "--set", f"shadow={path}")
+
+    assert result.exit_code == 2
+    assert len(result.stderr.splitlines()) == 1
+    assert says in result.stderr
+
+
 def test_a_second_run_does_nothing(copy: Path) -> None:
     result = _run(copy)
 

@@ -50,10 +50,13 @@ def retrain(path: Path, only: str | None, begin: str | None, overrides: tuple[st
     from training.retrain.config import read_retrain
     from training.retrain.errors import RefusedError
     from training.retrain.job import Job, run_job
+    from training.retrain.shadow import read_shadow
     from training.retrain.stages import STAGES
     from training.retrain.state import JobFolder
 
     config = read_retrain(path, overrides)
+    if config.shadow is not None:
+        read_shadow(config.shadow, config.name)  # what is wrong with it is told before any work
     folder = JobFolder(config.job)
     with folder.held():
         job = Job(config, folder, Registry(config.registry), click.echo)

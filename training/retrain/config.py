@@ -107,6 +107,7 @@ class RetrainConfig(Section):
     export: Export = Export()
     gate: Gate = Gate()
     promote: bool = True
+    shadow: Path | None = None
     threads: Count | None = None
 
     @model_validator(mode="after")

@@ -108,7 +108,7 @@ def register_section(job: Job) -> Any:
 
 
 def _config_digest(job: Job) -> str:
-    elsewhere = {"job", "registry", "data", "threads", "promote"}
+    elsewhere = {"job", "registry", "data", "threads", "promote", "shadow"}
     return digest_of(job.config.model_dump(mode="json", exclude=elsewhere))
 
 

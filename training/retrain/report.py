@@ -17,6 +17,7 @@ from training.evaluation.measure import Curves, Histogram
 from training.retrain.job import Job
 from training.retrain.model_stages import calibration_of
 from training.retrain.report_page import PAGE
+from training.retrain.shadow import read_shadow
 from training.retrain.state import read_json, write_text
 
 _SHOWN = 12  # findings of each kind with their photos
@@ -53,6 +54,7 @@ def _values(job: Job) -> dict[str, Any]:
         "groups": (_json(job, "evaluate", "evaluation.json") or {}).get("groups"),
         "thresholds": _thresholds(job) if "calibrate" in job.done else None,
         "figures": _figures(job),
+        "shadow": read_shadow(job.config.shadow, job.config.name) if job.config.shadow is not None else None,
     }
 
 

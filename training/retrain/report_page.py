@@ -66,6 +66,20 @@ svg { max-width: 100%; height: auto; }
 {% endfor %}
 </table></div>
 {% endif %}
+{% if shadow %}
+
+<h2>In shadow</h2>
+<p>Beside a server that answered by another model, on {{ "%g"|format(100 * shadow.share) }} % of its 1:1 comparisons
+ of two photos, at the same false-match rate.</p>
+<div class="scroll"><table>
+<tr><th>compared</th><th>same decision</th><th>match by the candidate alone</th><th>no match by the candidate alone</th>
+<th>mean shift of the cosine</th><th>not compared</th></tr>
+<tr><td>{{ "{:,}".format(shadow.compared) }}</td><td>{{ "{:,}".format(shadow.same) }}</td>
+<td>{{ "{:,}".format(shadow.flipped_to_match) }}</td><td>{{ "{:,}".format(shadow.flipped_to_non_match) }}</td>
+<td>{{ "%+.4f"|format(shadow.mean_shift) }}</td>
+<td>{{ "{:,}".format(shadow.failed + shadow.left_out) }}</td></tr>
+</table></div>
+{% endif %}
 {% if figures %}
 
 <h2>Curves</h2>
