@@ -46,8 +46,8 @@ def run_load(load: Load, pid: int = 0) -> dict[str, Any]:
     """Run one in a process of its own.
 
     Returns:
-        `count` and `per_s` of good answers, `codes` of all, quantiles of milliseconds by outcome; with the `pid` of the
-        server, the milliseconds of a core that each answer cost it as `cpu_ms`.
+        `count` and `per_s` of good answers, `codes` of all, quantiles of milliseconds by outcome, `load_cores` that the
+        load itself took; with the `pid` of the server, the milliseconds of a core that each answer cost it as `cpu_ms`.
     """
     before = cpu_seconds(pid)
     command = [sys.executable, str(Path(__file__)), json.dumps(asdict(load))]
@@ -72,6 +72,7 @@ def main() -> int:
     """One load."""
     load = Load(**json.loads(sys.argv[1]))
     result = bare(load) if load.protocol == "bare" else _run_served(load)
+    result["load_cores"] = result.pop("used_s", 0.0) / load.seconds
     sys.stdout.write(json.dumps(result))
     return 0
 
@@ -114,15 +115,15 @@ async def _served(load: Load, bodies: list[bytes]) -> dict[str, Any]:
     answers: list[Answer] = []
     async with _Caller(load) as caller:
         await asyncio.gather(*(caller.call(bodies[n % len(bodies)], n) for n in range(load.clients)))  # connect
-        began = time.perf_counter()
+        began, used = time.perf_counter(), time.process_time()
         ends = began + load.seconds
         if load.rate:
             await _arrivals(load, caller, bodies, ends, answers)
         else:
             clients = (_client(caller, bodies, number, ends, answers) for number in range(load.clients))
             await asyncio.gather(*clients)
-        seconds = time.perf_counter() - began
-    return _summary(answers, load.seconds if load.rate else seconds)
+        seconds, used = time.perf_counter() - began, time.process_time() - used
+    return _summary(answers, load.seconds if load.rate else seconds) | {"used_s": used}
 
 
 async def _client(caller: "_Caller", bodies: list[bytes], number: int, ends: float, answers: list[Answer]) -> None:

@@ -9,7 +9,7 @@ import signal
 import socket
 import ssl
 import sys
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from dataclasses import dataclass
 
 import cv2
@@ -18,7 +18,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from models import zoo
-from models.buckets import batch_limit, warm_batches
+from models.buckets import batch_limit
 from models.bundle import Bundle, Manifest
 from models.errors import FaceError, ModelNotFoundError
 from models.image import ImageLimits, Pixels
@@ -39,6 +39,7 @@ from service.inference.detector import Detector
 from service.inference.embedder import Embedder
 from service.inference.observed import ObservedDetector, ObservedFinder, observed_embed
 from service.inference.pool import PhotoPool, Pool
+from service.inference.warming import warm_up
 from service.metrics import Metrics
 from service.people import People
 from service.rest.app import RestOptions, RestParts, create_app
@@ -135,9 +136,10 @@ class _Embedders:
         manifest = bundle.manifest
         options = SessionOptions(settings.device, threads=1, precision=manifest.precision)
         session = Session(bundle.model_path, options)
-        max_batch = batch_limit(session.device, settings.max_batch)
-        embedder = Embedder(session, manifest, max_batch)
-        _warm_up(embedder, warm_batches(session.device, max_batch))
+        most = batch_limit(session.device, settings.max_batch)
+        embedder = Embedder(session, manifest, most)
+        grey = np.full((embedder.template.height, embedder.template.width, 3), 127, np.uint8)
+        max_batch = warm_up(lambda size: embedder.embed([grey] * size), session.device, most)
         self.crews = self.crews or crews_for(session.device, settings.cores)
         batcher: Batcher[Pixels, Vector] = Batcher(
             "embed",
@@ -454,14 +456,6 @@ def _pull_if_missing(
         if asked not in (None, *zoo.known_ids()):
             raise
         zoo.pull(registry, asked or default, report=report)
-
-
-def _warm_up(embedder: Embedder, batches: Sequence[int]) -> None:
-    """Run a network once in its usual sizes, so that the first caller does not pay for it."""
-    template = embedder.template
-    grey = np.full((template.height, template.width, 3), 127, np.uint8)
-    for size in batches:
-        embedder.embed([grey] * size)
 
 
 def listen(host: str, port: int) -> socket.socket:

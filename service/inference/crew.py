@@ -5,12 +5,17 @@ goes first, then the earlier stage, then whatever is left: no stage runs far ahe
 there is much to do, and nothing waits when there is little. All interactive work goes before any bulk work.
 """
 
+import contextlib
+import os
+import sys
 import threading
 import time
 from collections.abc import Callable
 from typing import Protocol
 
 ON_THE_PROCESSOR = frozenset(("cpu", "openvino"))
+# Behind the loop that takes requests and refuses them: it needs little, and at once.
+_NICENESS = 5
 
 
 class Job(Protocol):
@@ -92,6 +97,7 @@ class Crew:
             worker.join()
 
     def _work(self) -> None:
+        _stand_back()
         while job := self._next():
             job.run()
             with self.changed:
@@ -126,6 +132,13 @@ class Crew:
                 if queue.count(bulk) and (self._closed or queue.leaves_at() <= now):
                     return queue
         return None
+
+
+def _stand_back() -> None:
+    """Let other threads of this process go first. Only Linux has priorities of threads."""
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError):  # it may be lower already, by whoever started the server
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), os.nice(0) + _NICENESS)
 
 
 def crews_for(device: str, cores: int) -> tuple[Crew, ...]:
