@@ -35,11 +35,28 @@ _EXTRAS = {"cuda": "gpu", "tensorrt": "gpu", "openvino": "openvino", "cpu": "cpu
 # photo would give other vectors elsewhere: the precision is always the manifest's.
 _BFLOAT16_DEVICE = "openvino"
 _BFLOAT16_FLAGS = frozenset(("avx512_bf16", "amx_bf16"))
+_CUDA = {
+    # TF32 keeps 10 bits of a factor where float32 has 23, and is on by itself: float32 in a contract is float32.
+    "use_tf32": "0",
+    # The search for the fastest convolution by trying all of them takes seconds for each new shape.
+    "cudnn_conv_algo_search": "HEURISTIC",
+    # What is taken from the GPU is what is needed, and not twice of it at each step.
+    "arena_extend_strategy": "kSameAsRequested",
+}
 _OPTIONS: dict[str, dict[str, str]] = {
     "openvino": {
         "device_type": "CPU",
         "load_config": '{"CPU": {"INFERENCE_PRECISION_HINT": "{precision}", "INFERENCE_NUM_THREADS": "{threads}"}}',
     },
+    "cuda": _CUDA,
+    "tensorrt": {"trt_fp16_enable": "0"},
+}
+# Engines take minutes to build, once for a model, a GPU and a version of TensorRT, which are in the names of the files.
+_ENGINES = {
+    "trt_engine_cache_enable": "1",
+    "trt_engine_cache_path": "{cache}",
+    "trt_timing_cache_enable": "1",
+    "trt_timing_cache_path": "{cache}",
 }
 
 
@@ -50,11 +67,15 @@ _LARGE_INPUT = 24 * 2**20
 
 @dataclass(frozen=True, slots=True)
 class SessionOptions:
-    """Where, with how many threads and in which precision a session runs. 0 threads: all cores."""
+    """Where, with how many threads and in which precision a session runs.
+
+    0 threads: all cores. `cache` is a folder for what TensorRT builds, which is built at each start without one.
+    """
 
     device: str = "auto"
     threads: int = 1
     precision: Precision = "float32"
+    cache: Path | None = None
 
 
 def installed_runtimes() -> list[str]:
@@ -166,7 +187,7 @@ def _open(path: Path, model: bytes, device: str, options: SessionOptions) -> tup
         session = ort.InferenceSession(
             model,
             sess_options=_ort_options(threads),
-            providers=[(_PROVIDERS[device], _provider_options(device, threads, options.precision))],
+            providers=[(_PROVIDERS[device], _provider_options(device, threads, options))],
         )
     except Exception as error:  # the runtime raises a family of its own
         raise InvalidBundleError(f"{path.name} cannot be loaded on {device}: {_one_line(error)}") from error
@@ -196,12 +217,21 @@ def _ort_options(threads: int) -> Any:
     return options
 
 
-def _provider_options(device: str, threads: int, precision: Precision) -> dict[str, str]:
-    hint = {"float32": "f32", "bfloat16": "bf16"}[precision]
-    return {
-        key: value.replace("{threads}", str(threads)).replace("{precision}", hint)
-        for key, value in _OPTIONS.get(device, {}).items()
+def _provider_options(device: str, threads: int, options: SessionOptions) -> dict[str, str]:
+    given = dict(_OPTIONS.get(device, {}))
+    if device == "tensorrt":
+        os.environ["NVIDIA_TF32_OVERRIDE"] = "0"  # TensorRT has no option for it
+        if options.cache is not None:
+            options.cache.mkdir(mode=0o700, parents=True, exist_ok=True)  # whoever writes there has code run here
+            given |= _ENGINES
+    filled = {
+        "{threads}": str(threads),
+        "{precision}": {"float32": "f32", "bfloat16": "bf16"}[options.precision],
+        "{cache}": str(options.cache),
     }
+    for name, value in filled.items():
+        given = {key: text.replace(name, value) for key, text in given.items()}
+    return given
 
 
 def _one_line(error: Exception) -> str:

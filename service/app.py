@@ -100,9 +100,10 @@ def build_inference(settings: Settings, registry: Registry) -> Inference:
     # Work runs on our own threads, one a core; libraries that start more on top of them only get in each other's way.
     cv2.setNumThreads(1)
     detector_bundle = registry.resolve("detector", settings.detector)
-    # OpenVINO prepares itself anew for each shape, and photos have many.
-    device = "cpu" if settings.device == "openvino" else settings.device
-    session = Session(detector_bundle.model_path, SessionOptions(device, threads=1))
+    # OpenVINO and TensorRT prepare themselves anew for each shape, the latter for minutes, and photos have many.
+    device = {"openvino": "cpu", "tensorrt": "cuda"}.get(settings.device, settings.device)
+    engines = settings.data_dir / "engines"
+    session = Session(detector_bundle.model_path, SessionOptions(device, threads=1, cache=engines))
     metrics = Metrics()
     detector = ObservedDetector(session, detector_bundle.manifest.input, metrics)
     detector.detect(np.zeros((640, 640, 3), np.uint8))
@@ -134,7 +135,7 @@ class _Embedders:
         """A model of the registry, warm; the promoted one if none is named."""
         settings, bundle = self._settings, self._registry.resolve("embedder", model_id)
         manifest = bundle.manifest
-        options = SessionOptions(settings.device, threads=1, precision=manifest.precision)
+        options = SessionOptions(settings.device, 1, manifest.precision, settings.data_dir / "engines")
         session = Session(bundle.model_path, options)
         most = batch_limit(session.device, settings.max_batch)
         embedder = Embedder(session, manifest, most)

@@ -11,6 +11,7 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from models import runtime
 from models.errors import DeviceUnavailableError, InvalidBundleError
 from models.registry import Registry
 from models.runtime import (
@@ -160,6 +161,29 @@ def test_a_named_device_that_this_machine_has_not_fails_instead_of_using_another
         pytest.skip(f"this machine has a runtime for {device}")
     with pytest.raises(DeviceUnavailableError, match=device):
         _session(tmp_path, _embedder(), SessionOptions(device))
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda", "tensorrt", "openvino"])
+def test_what_a_provider_is_told_is_filled_in_and_of_the_precision_of_the_contract(
+    tmp_path: Path, device: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("NVIDIA_TF32_OVERRIDE", raising=False)
+    given = runtime._provider_options(device, 3, SessionOptions(device, 3, cache=tmp_path / "engines"))
+
+    assert not [
+        value for value in given.values() if "{threads}" in value or "{precision}" in value or "{cache}" in value
+    ]
+    if device == "cuda":
+        assert given["use_tf32"] == "0"
+    if device == "openvino":
+        assert '"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": "3"' in given["load_config"]
+    if device == "tensorrt":
+        assert (given["trt_fp16_enable"], os.environ["NVIDIA_TF32_OVERRIDE"]) == ("0", "0")
+        assert given["trt_engine_cache_path"] == str(tmp_path / "engines")
+        assert (tmp_path / "engines").stat().st_mode & 0o777 == 0o700
+        without = runtime._provider_options(device, 3, SessionOptions(device, 3))
+        assert not [name for name in without if "cache" in name]
+        monkeypatch.delenv("NVIDIA_TF32_OVERRIDE")
 
 
 def test_auto_always_finds_a_device(tmp_path: Path) -> None:
