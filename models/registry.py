@@ -74,7 +74,7 @@ class Registry:
         """
         folder = self._folder(model_id)
         if not folder.is_dir():
-            raise ModelNotFoundError(f"there is no model {model_id!r} in {self._root}", model=model_id)
+            raise self._unknown(model_id)
         return _read(folder)
 
     def version_of(self, model_id: str) -> object:
@@ -105,7 +105,7 @@ class Registry:
             raise ModelNotFoundError(f"there is no {kind} yet; run: facesphere models pull")
         folder = self._folder(name)
         if not folder.is_dir():
-            raise ModelNotFoundError(f"there is no model {name!r} in {self._root}", model=name)
+            raise self._unknown(name)
         self._check_signature(folder)
         bundle = bundles.load(folder)
         _check_name(folder, bundle.manifest)
@@ -123,7 +123,7 @@ class Registry:
         """
         folder = self._folder(model_id)
         if not folder.is_dir():
-            raise ModelNotFoundError(f"there is no model {model_id!r} in {self._root}", model=model_id)
+            raise self._unknown(model_id)
         return self.resolve(_read(folder).kind, model_id)
 
     def sign(self, model_id: str) -> None:
@@ -176,7 +176,7 @@ class Registry:
         with self._lock():
             folder = self._folder(manifest.id)
             if not folder.is_dir():
-                raise ModelNotFoundError(f"there is no model {manifest.id!r} in {self._root}", model=manifest.id)
+                raise self._unknown(manifest.id)
             there = _read(folder)
             if (there.contract_id, there.model_sha256) != (manifest.contract_id, manifest.model_sha256):
                 raise InvalidBundleError(f"this manifest is of another contract than the stored {manifest.id}")
@@ -195,7 +195,7 @@ class Registry:
         """
         folder = self._folder(model_id)
         if not folder.is_dir():
-            raise ModelNotFoundError(f"there is no model {model_id!r} in {self._root}", model=model_id)
+            raise self._unknown(model_id)
         manifest = _read(folder)
         with self._lock():
             state = self._state()
@@ -267,6 +267,10 @@ class Registry:
         """Delete what an interrupted `add` left behind. Under the lock, so that no other one is at work."""
         for folder in self._bundles.glob(".new-*"):
             shutil.rmtree(folder, ignore_errors=True)
+
+    def _unknown(self, model_id: str) -> ModelNotFoundError:
+        there = ", ".join(each.id for each in self.list())
+        return ModelNotFoundError(f"there is no model {model_id!r}; there is: {there or 'none'}", model=model_id)
 
     def _folder(self, model_id: str) -> Path:
         if not 0 < len(model_id) <= 64 or "/" in model_id or "\0" in model_id or model_id.startswith("."):
