@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 from models.errors import FaceError
 from service.domain import Criterion, ModelInfo
@@ -61,7 +62,7 @@ class Served:
         self._versions = {default.faces.model.id: version(default.faces.model.id)}
         self._lock = threading.RLock()
         self._leaving: list[tuple[float, Loaded]] = []
-        self._looked: dict[str, tuple[float, FaceError]] = {}
+        self._looked: dict[str, tuple[float, Callable[[], FaceError]]] = {}
         self._known: frozenset[str] = frozenset()
 
     @property
@@ -232,14 +233,16 @@ class Served:
                 return there
             at, before = self._looked.get(model.contract_id, (-_LOOK_AGAIN_S, None))
             if before is not None and time.monotonic() - at < _LOOK_AGAIN_S:
-                raise before  # to read a damaged file for each request would hold up all others
+                # To read a damaged file for each request would hold up all others.
+                raise before()
             try:
                 name = self._find(model)
                 if name is None:
                     raise self._not_here(model)
                 return self.load(name)
             except FaceError as error:
-                self._looked[model.contract_id] = time.monotonic(), error
+                again = partial(type(error), error.message, **error.details)  # without what the traceback holds
+                self._looked[model.contract_id] = time.monotonic(), again
                 raise
 
     def _not_here(self, model: ModelInfo) -> ContractMismatchError:
