@@ -1,7 +1,7 @@
 """A hook of MkDocs: what is written for a repository's pages, read as a site.
 
 Links that lead out of docs/, to code for one, become names of files: on the site there is nothing to lead to. One that
-leads to no file fails the build. In tables, `a\\|b` is code with a bar in it; the site's Markdown wants no backslash there.
+leads to no file fails the build. In tables `a\\|b` is code with a bar in it; here no backslash is wanted.
 """
 
 import logging
