@@ -8,10 +8,11 @@ import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import Future
+from pathlib import Path
 
 import pytest
 from collector import Collector, Span, collecting
-from live_server import LiveServer, command, environment, live_server
+from live_server import LiveServer, command, environment, live_server, wait_until
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
@@ -49,7 +50,7 @@ def collector() -> Iterator[Collector]:
 
 
 @pytest.fixture(scope="module")
-def server(models_dir, tmp_path_factory, collector) -> Iterator[LiveServer]:  # type: ignore[no-untyped-def]
+def server(models_dir: Path, tmp_path_factory: pytest.TempPathFactory, collector: Collector) -> Iterator[LiveServer]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", collector.url)
         patch.setenv("OTEL_BSP_SCHEDULE_DELAY", "50")
@@ -139,6 +140,28 @@ def test_a_call_over_grpc_is_a_trace_as_well(server: LiveServer, collector: Coll
         "facesphere.code": "ok",
     }
     assert all(span.links == {request.span_id} for span in spans if span.name == "embed")
+
+
+def test_each_item_of_a_stream_is_a_request_of_its_own(
+    server: LiveServer, collector: Collector, face_photo: bytes
+) -> None:
+    trace_id = "bbf92f3577b34da6a3ce929d0e0e4736"
+    items = [
+        pb.EmbedStreamRequest(id=name, request=pb.EmbedRequest(image=data))
+        for name, data in (
+            ("a", face_photo),
+            ("b", b"no image"),
+        )
+    ]
+    metadata = (("authorization", f"Bearer {KEY}"), ("traceparent", _parent(trace_id)))
+    assert len(list(server.faces.EmbedStream(iter(items), metadata=metadata))) == 2
+
+    def requests() -> list[Span]:
+        return [span for span in list(collector.spans) if span.trace_id == trace_id and span.kind == 2]
+
+    wait_until(lambda: len(requests()) == 2)
+    assert {span.attributes["facesphere.code"] for span in requests()} == {"ok", "invalid_image"}
+    assert {span.parent_id for span in requests()} == {CALLER}
 
 
 def test_a_refused_call_says_its_code_and_no_message(server: LiveServer, collector: Collector) -> None:
@@ -270,7 +293,7 @@ def test_the_sdk_is_not_loaded_where_nothing_is_traced() -> None:
     assert run.stdout == "[]\n"
 
 
-def test_tracing_without_its_packages_is_an_error_of_one_line(tmp_path) -> None:  # type: ignore[no-untyped-def]
+def test_tracing_without_its_packages_is_an_error_of_one_line(tmp_path: Path) -> None:
     without = "import sys; sys.modules['opentelemetry.sdk'] = None; from service.__main__ import main; main()"
     serve = [sys.executable, "-c", without, *command("serve")[3:], "--data-dir", str(tmp_path / "data")]
     run = subprocess.run(serve, capture_output=True, text=True, env=environment(tracing="true"))
