@@ -84,6 +84,19 @@ def test_every_command_is_documented(path: str, name: str) -> None:
     assert re.search(rf"`(?:{path} )?{name}\b", of_group)
 
 
+def test_the_sizes_of_the_operations_page_are_the_figures_of_the_performance_page() -> None:
+    rows = re.findall(
+        r"^\| \**([a-z +]+?)\** \| \**([\d.]+)\** \| [^|]+\|[^|]*\| \**([\d.]+)", _text("docs/performance.md"), re.M
+    )
+    small, large = ({name: round(float(row[index])) for name, *row in rows} for index in (0, 1))
+    stages = ", ".join(f"{name.split()[0]} {small[name]}" for name in ("decode", "detect", "align + quality", "embed"))
+
+    text = _text("docs/operations.md")
+    assert f"| {small['sum']} ms: {stages} |" in text
+    assert f"| {large['sum']} ms |" in text
+    assert f"one core answers {round(1000 / small['sum'])} photos" in text
+
+
 def test_every_target_of_make_is_documented() -> None:
     targets = re.findall(r"^([a-z-]+):", _text("Makefile"), re.M)
     documents = "".join(path.read_text() for path in (ROOT / "README.md", *(ROOT / "docs").glob("*.md")))
