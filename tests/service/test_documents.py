@@ -12,6 +12,7 @@ import click
 import pytest
 from photos import ROOT
 
+from models import zoo
 from service.__main__ import main
 from service.pb.face_embedding.v1 import face_embedding_pb2 as pb
 from service.rest.errors import STATUS
@@ -95,6 +96,24 @@ def test_the_sizes_of_the_operations_page_are_the_figures_of_the_performance_pag
     assert f"| {small['sum']} ms: {stages} |" in text
     assert f"| {large['sum']} ms |" in text
     assert f"one core answers {round(1000 / small['sum'])} photos" in text
+
+
+def test_the_thresholds_of_the_concepts_are_those_of_the_default_models_calibration() -> None:
+    calibration = zoo.known_manifest(zoo.DEFAULT_EMBEDDER).calibration
+    assert calibration is not None
+    text = _text("docs/concepts.md")
+    one_to_one = re.findall(r"^\| (0\.[\d]+)(?: \(default\))? \| ([\d.]+) \| [\d,]+[^|]* \| ([\d,]+)", text, re.M)
+    one_to_many = re.findall(r"^\| ([\d,]+) \| 1[.\d]*e-\d \| ([\d.]+) \|", text, re.M)
+    tar = {point.fmr: point.tar for point in calibration.points}
+
+    assert len(one_to_one) == 4
+    for rate, threshold, one_in in one_to_one:
+        assert round(calibration.threshold_at(float(rate)).value, 3) == float(threshold)
+        assert float(one_in.replace(",", "")) == pytest.approx(1 / (1 - tar[float(rate)]), rel=0.02)
+    assert len(one_to_many) == 5
+    for faces, threshold in one_to_many:
+        found = calibration.threshold_for_gallery(0.01, int(faces.replace(",", ""))).value
+        assert round(found, 3) == float(threshold)
 
 
 def test_every_target_of_make_is_documented() -> None:
