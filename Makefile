@@ -15,7 +15,7 @@ remove_other_runtimes = rm -f $(VENV)/.serve-* $(VENV)/.train && \
 
 take_torch = $(BIN)/pip install --quiet --retries 1 --no-deps $(addprefix --extra-index-url ,$(TORCH_INDEX)) "$(TORCH)"
 
-.PHONY: serve train test test-all torture check format proto bench bench-training bench-gallery bench-scaling bench-startup bench-attack bench-losses bench-calibration bench-cleaning bench-gate lock sbom clean
+.PHONY: serve train test test-all torture check format proto docs bench bench-training bench-gallery bench-first-pair bench-scaling bench-startup bench-attack bench-losses bench-calibration bench-cleaning bench-gate lock sbom clean
 
 serve: $(VENV)/.serve-$(RUNTIME)
 	$(BIN)/facesphere serve --data-dir $(DATA) $(ARGS)
@@ -46,6 +46,11 @@ format: $(VENV)/.dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+# The documents as a site, in build/docs; a link or an anchor that leads nowhere fails it.
+docs: $(VENV)/.dev
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+	@echo build/docs/index.html
+
 proto: $(VENV)/.dev
 	proto/generate.sh
 
@@ -61,6 +66,10 @@ bench-training: $(VENV)/.dev
 
 bench-gallery: $(VENV)/.dev
 	$(BIN)/python benchmarks/gallery.py $(ARGS)
+
+# In an empty folder, packages and models from the network.
+bench-first-pair: $(VENV)/.dev
+	$(BIN)/python benchmarks/first_pair.py $(ARGS)
 
 bench-startup: $(VENV)/.dev
 	$(BIN)/python benchmarks/startup.py $(ARGS)

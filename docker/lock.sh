@@ -4,7 +4,7 @@ set -euo pipefail
 cd "$(dirname "$0")/requirements"
 lock() {
   ../../.venv/bin/uv pip compile ../../pyproject.toml build.in --quiet --universal --python-version 3.11 \
-    --generate-hashes --no-annotate --no-header --extra postgres "$@"
+    --generate-hashes --no-annotate --no-header --extra postgres --extra tracing "$@"
 }
 lock "$@" --extra cpu --output-file cpu.txt
 # The newest build of ONNX Runtime for CUDA 12; later ones want the CUDA 13 of another base image.

@@ -42,7 +42,7 @@ from service.inference.pool import PhotoPool, Pool
 from service.inference.warming import warm_up
 from service.metrics import Metrics
 from service.people import People
-from service.rest.app import RestOptions, RestParts, create_app
+from service.rest.app import VERSION, RestOptions, RestParts, create_app
 from service.rest.protocol import HttpProtocol
 from service.security.access import Access, is_loopback
 from service.security.keyfolder import KeyFolder, open_keys
@@ -51,6 +51,7 @@ from service.security.receipts import ReceiptSigner
 from service.served import Loaded, Served
 from service.settings import PREFIX, Settings
 from service.shadow import Shadow
+from service.tracing import NO_TRACES, Tracer
 
 log = logging.getLogger("facesphere")
 SWEEP_EVERY_S = 3600.0
@@ -95,7 +96,7 @@ def open_registry(settings: Settings, report: Callable[[str], None]) -> Registry
     return registry
 
 
-def build_inference(settings: Settings, registry: Registry) -> Inference:
+def build_inference(settings: Settings, registry: Registry, tracer: Tracer = NO_TRACES) -> Inference:
     """Load both networks, warm them, and start their threads."""
     # Work runs on our own threads, one a core; libraries that start more on top of them only get in each other's way.
     cv2.setNumThreads(1)
@@ -104,7 +105,7 @@ def build_inference(settings: Settings, registry: Registry) -> Inference:
     device = {"openvino": "cpu", "tensorrt": "cuda"}.get(settings.device, settings.device)
     engines = settings.data_dir / "engines"
     session = Session(detector_bundle.model_path, SessionOptions(device, threads=1, cache=engines))
-    metrics = Metrics()
+    metrics = Metrics(tracer)
     detector = ObservedDetector(session, detector_bundle.manifest.input, metrics)
     detector.detect(np.zeros((640, 640, 3), np.uint8))
     embedders = _Embedders(settings, registry, detector, metrics)
@@ -144,14 +145,15 @@ class _Embedders:
         self.crews = self.crews or crews_for(session.device, settings.cores)
         batcher: Batcher[Pixels, Vector] = Batcher(
             "embed",
-            observed_embed(embed_function(embedder.embed), self._metrics),
+            observed_embed(embed_function(embedder.embed), manifest.id, self._metrics),
             # A photo was let in by what both stages cost; to refuse its crops would be late and waste the first one.
             BatcherOptions(max_batch, settings.max_queue, max_delay_s=settings.max_queue_delay_s, predict=False),
             self.crews[-1],
+            tracer=self._metrics.tracer,
         )
         self.session = session
         if not hasattr(self, "pool"):
-            self.pool = PhotoPool(self.crews[0], settings.max_queue, self._cost_s)
+            self.pool = PhotoPool(self.crews[0], settings.max_queue, self._cost_s, self._metrics.tracer)
         limits = ImageLimits(settings.max_image_bytes, settings.max_image_pixels)
         finder = ObservedFinder(self._detector, embedder.template, limits, self._metrics)
         faces = Faces(finder, manifest, batcher, self.pool, settings.target_fmr, self._metrics)
@@ -189,18 +191,30 @@ def serve(settings: Settings) -> None:
         settings.tls.check()
     keys = open_keys(settings.key_folder, settings.master_key_source)
     _adopt_signing_key(settings, keys)
-    gallery = _open_gallery(settings, keys)
-    try:
+    with contextlib.ExitStack() as open_things:
+        tracer = _tracer(settings)
+        open_things.callback(tracer.close)
+        gallery = _open_gallery(settings, keys)
+        open_things.callback(gallery.close)
         access = _access(settings, gallery, keys)
         http_socket = listen(settings.host, settings.port)
         if settings.grpc_port:  # gRPC binds its port itself, later; a port in use is told now, and in one line
             listen(settings.host, settings.grpc_port).close()
         registry = open_registry(settings, log.info)
-        with contextlib.closing(build_inference(settings, registry)) as inference:
-            server = _Server(settings, registry, gallery, keys, access, inference, http_socket)
-            asyncio.run(server.run())
-    finally:
-        gallery.close()
+        inference = open_things.enter_context(contextlib.closing(build_inference(settings, registry, tracer)))
+        server = _Server(settings, registry, gallery, keys, access, inference, http_socket)
+        asyncio.run(server.run())
+
+
+def _tracer(settings: Settings) -> Tracer:
+    """What keeps traces, if any are wanted; OpenTelemetry's SDK is loaded only then."""
+    if not settings.tracing:
+        return NO_TRACES
+    try:
+        from service.otlp import otlp_tracer
+    except ImportError as error:
+        raise InvalidRequestError(f"tracing needs its extra: pip install 'facesphere[tracing]' ({error})") from error
+    return otlp_tracer(VERSION)
 
 
 def _open_gallery(settings: Settings, keys: KeyFolder) -> Gallery:
@@ -253,7 +267,7 @@ class _Server(uvicorn.Server):
         self._ready = False
         self._stopping = asyncio.Event()
         self._grpc_stopped: asyncio.Future[None] | None = None
-        self._gallery_pool = Pool("gallery", 4, settings.max_queue)
+        self._gallery_pool = Pool("gallery", 4, settings.max_queue, inference.metrics.tracer)
         self._model_pool = Pool("models", 1, 16)  # loading one takes seconds, and nobody's search waits behind it
         signer = ReceiptSigner(keys.receipts)
         self._shadow = Shadow(inference.served)

@@ -25,6 +25,11 @@ def belongs_to(request_id: str) -> None:
     structlog.contextvars.bind_contextvars(request_id=request_id)
 
 
+def traced_as(trace_id: str) -> None:
+    """Whatever this task logs from now on is part of this trace."""
+    structlog.contextvars.bind_contextvars(trace_id=trace_id)
+
+
 _TEXT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
 

@@ -1,10 +1,12 @@
-"""Prometheus metrics, one registry a server."""
+"""Prometheus metrics, one registry a server; what is timed here is traced too, where traces are kept."""
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+from service.tracing import NO_TRACES, Answer, Tracer
 
 _STAGE_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 _POWERS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
@@ -14,7 +16,8 @@ _SIMILARITIES = tuple(round(-0.2 + 0.1 * step, 1) for step in range(13))  # up t
 class Metrics:
     """What both adapters count. Labels are route templates, never paths: names of people stay out of them."""
 
-    def __init__(self) -> None:
+    def __init__(self, tracer: Tracer = NO_TRACES) -> None:
+        self.tracer = tracer
         self.registry = CollectorRegistry()
         self.requests = Counter(
             "facesphere_requests", "Requests answered", ["protocol", "route", "code"], registry=self.registry
@@ -57,12 +60,26 @@ class Metrics:
 
     @contextlib.contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """Note how long a block took: photo, detect, embed or search."""
-        began = time.perf_counter()
-        try:
+        """Note how long a block took: photo, decode, detect, align, read, search or commit."""
+        with self.tracer.stage(name), self._timed(name):
             yield
-        finally:
-            self._stages.labels(name).observe(time.perf_counter() - began)
+
+    @contextlib.contextmanager
+    def run(self, model_id: str, batch: int) -> Iterator[None]:
+        """A run of an embedder, the stage `embed`, for crops of one or of many requests."""
+        self.batch.observe(batch)
+        with self.tracer.shared("embed", model=model_id, batch=batch), self._timed("embed"):
+            yield
+
+    @contextlib.contextmanager
+    def request(self, protocol: str, headers: Mapping[str, str], request_id: str) -> Iterator[Answer]:
+        """A request from when it came; the adapter says in the answer what became of it."""
+        answer, began = Answer(), time.perf_counter()
+        with self.tracer.request(headers, request_id, answer):
+            try:
+                yield answer
+            finally:
+                self.observe(protocol, answer.route, answer.label, time.perf_counter() - began)
 
     def decided(self, kind: str, similarity: float, matched: bool) -> None:
         """Count a decision (verify, identify) with its cosine; no threshold has to be known to see one drift."""
@@ -89,3 +106,11 @@ class Metrics:
         """Count one answered request."""
         self.requests.labels(protocol, route, code).inc()
         self.seconds.labels(protocol, route).observe(seconds)
+
+    @contextlib.contextmanager
+    def _timed(self, stage: str) -> Iterator[None]:
+        began = time.perf_counter()
+        try:
+            yield
+        finally:
+            self._stages.labels(stage).observe(time.perf_counter() - began)

@@ -34,12 +34,11 @@ from service.domain import (
     Select,
     Subject,
     SubjectExport,
-    Vector,
     Verification,
 )
 from service.errors import ContractMismatchError, FaceNotFoundError, InvalidRequestError, NotFoundError, NotReadyError
 from service.faces import Decision, Faces, angle_degrees, cosine
-from service.gallery.contract import Gallery, Match
+from service.gallery.contract import Gallery
 from service.inference.pool import Pool
 from service.metrics import Metrics
 from service.security.access import caller
@@ -95,15 +94,15 @@ class People:
         if settings.target_fmr is not None:
             (await self._faces_of(name)).decide(Criterion(target_fmr=settings.target_fmr))  # one that can be met
         model = self._served.default.model
-        return await self._run(self._gallery.put_collection, name, settings, model, caller().id)
+        return await self._commit(self._gallery.put_collection, name, settings, model, caller().id)
 
     async def collections(self) -> list[Collection]:
         """All collections by name that the caller's key is for."""
-        return [each for each in await self._run(self._gallery.collections) if caller().sees(each.name)]
+        return [each for each in await self._read(self._gallery.collections) if caller().sees(each.name)]
 
     async def collection(self, name: str) -> Collection:
         """One collection."""
-        return await self._run(self._gallery.collection, name)
+        return await self._read(self._gallery.collection, name)
 
     async def enrol(
         self, collection: str, subject: str, probes: Sequence[Probe], consent: str | None = None
@@ -147,17 +146,17 @@ class People:
                 ]
             raise first_error
         contract = faces.model.contract_id
-        stored = await self._run(self._gallery.enrol, collection, contract, subject, new, caller().id)
+        stored = await self._commit(self._gallery.enrol, collection, contract, subject, new, caller().id)
         return Enrolment(stored, rejected)
 
     async def subject(self, collection: str, name: str) -> Subject:
         """A person and their faces."""
-        return await self._run(self._gallery.subject, collection, _normal(name))
+        return await self._read(self._gallery.subject, collection, _normal(name))
 
     async def subjects(self, collection: str, cursor: str | None = None, limit: int = 100) -> Page:
         """People by name, from after `cursor`."""
         _check_limit(limit)
-        return await self._run(self._gallery.subjects, collection, cursor or "", limit)
+        return await self._read(self._gallery.subjects, collection, cursor or "", limit)
 
     async def identify(
         self,
@@ -178,7 +177,7 @@ class People:
 
         async def work(faces: Faces, _: CollectionSettings) -> list[Identification]:
             # Whatever would refuse the search does so before a photo is worked on.
-            self._decide(faces, criterion, await self._run(self._gallery.size, collection))
+            self._decide(faces, criterion, await self._read(self._gallery.size, collection))
             probes = await _probes(faces, probe, select)
             return [await self._identify(faces, collection, each, criterion, limit) for each in probes]
 
@@ -198,7 +197,7 @@ class People:
 
         async def work(faces: Faces, settings: CollectionSettings) -> tuple[Verification, str]:
             decision = faces.decide(criterion, settings.target_fmr)
-            enrolled = await self._run(self._gallery.vectors_of, collection, faces.model.contract_id, subject)
+            enrolled = await self._read(self._gallery.vectors_of, collection, faces.model.contract_id, subject)
             if not enrolled:
                 raise NotFoundError(f"subject {subject!r} has no face", subject=subject)
             embedded = await faces.embed_probe(probe)
@@ -223,33 +222,33 @@ class People:
 
     async def export(self, collection: str, subject: str) -> SubjectExport:
         """All that is kept of a person, their vectors and crops too."""
-        return await self._run(self._gallery.export, collection, _normal(subject), caller().id)
+        return await self._commit(self._gallery.export, collection, _normal(subject), caller().id)
 
     async def delete_collection(self, name: str) -> Receipt:
         """Erase a collection with all its people."""
-        erased = await self._run(self._gallery.erase, name, actor=caller().id)
+        erased = await self._commit(self._gallery.erase, name, actor=caller().id)
         return self._signer.sign(name, None, erased.face_ids)
 
     async def delete_subject(self, collection: str, subject: str) -> Receipt:
         """Erase a person."""
         subject = _normal(subject)
-        erased = await self._run(self._gallery.erase, collection, subject, actor=caller().id)
+        erased = await self._commit(self._gallery.erase, collection, subject, actor=caller().id)
         return self._signer.sign(collection, subject, erased.face_ids)
 
     async def delete_face(self, collection: str, subject: str, face_id: str) -> Receipt:
         """Erase one face of a person."""
         subject = _normal(subject)
-        erased = await self._run(self._gallery.erase, collection, subject, face_id, caller().id)
+        erased = await self._commit(self._gallery.erase, collection, subject, face_id, caller().id)
         return self._signer.sign(collection, subject, erased.face_ids)
 
     async def erase_expired(self) -> int:
         """Erase the faces whose retention is over; their number."""
-        return await self._run(self._gallery.erase_expired)
+        return await self._commit(self._gallery.erase_expired)
 
     async def _under_its_model(self, collection: str, work: Callable[[Faces, CollectionSettings], Awaitable[T]]) -> T:
         """Work on a collection with the model that it is on, and again if it was given another one meanwhile."""
         for _ in range(_ATTEMPTS):
-            settings, model = await self._run(self._gallery.collection_info, collection)
+            settings, model = await self._read(self._gallery.collection_info, collection)
             faces = await self._served.of(model)
             try:
                 return await work(faces, settings)
@@ -263,7 +262,7 @@ class People:
     async def _faces_of(self, collection: str) -> Faces:
         """What embeds for a collection, or would if there were one of that name."""
         try:
-            _, model = await self._run(self._gallery.collection_info, collection)
+            _, model = await self._read(self._gallery.collection_info, collection)
         except NotFoundError:
             return self._served.default
         return await self._served.of(model)
@@ -284,11 +283,21 @@ class People:
             if each.embedding is not None:
                 self._served.check_stated(each.contract_id)
 
-    async def _run(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        return await self._pool.run(function, *args, **kwargs)
+    async def _read(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        return await self._timed("read", function, *args, **kwargs)
+
+    async def _commit(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        return await self._timed("commit", function, *args, **kwargs)
+
+    async def _timed(self, stage: str, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        def call() -> T:
+            with self._metrics.stage(stage):
+                return function(*args, **kwargs)
+
+        return await self._pool.run(call)
 
     async def _note(self, event: str, collection: str | None, subject: str | None, **detail: object) -> None:
-        await self._run(self._gallery.note, caller().id, event, collection, subject, **detail)
+        await self._commit(self._gallery.note, caller().id, event, collection, subject, **detail)
 
     async def _new_faces(
         self, faces: Faces, probes: Sequence[Probe], consent: str | None, store_crops: bool
@@ -298,10 +307,6 @@ class People:
         new = [each for each in outcomes if isinstance(each, NewFace)]
         rejected = [Rejected(index, error.code, error.message) for index, error in errors]
         return new, rejected, errors[0][1] if errors else None
-
-    def _search(self, collection: str, contract_id: str, vector: Vector, limit: int) -> tuple[list[Match], int]:
-        with self._metrics.stage("search"):
-            return self._gallery.search(collection, contract_id, vector, limit)
 
     def _decide(self, faces: Faces, criterion: SearchCriterion, gallery_size: int) -> Decision:
         if criterion.threshold is not None:
@@ -314,7 +319,7 @@ class People:
         self, faces: Faces, collection: str, probe: EmbeddedProbe, criterion: SearchCriterion, limit: int
     ) -> Identification:
         contract = faces.model.contract_id
-        matches, size = await self._run(self._search, collection, contract, probe.embedding, limit)
+        matches, size = await self._timed("search", self._gallery.search, collection, contract, probe.embedding, limit)
         decision = self._decide(faces, criterion, size)  # for the very faces that were searched
         if matches:
             self._metrics.decided("identify", matches[0].similarity, matches[0].similarity >= decision.threshold)

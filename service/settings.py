@@ -75,6 +75,7 @@ class Settings(BaseSettings):
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="What is logged on stderr.")
     log_format: LogFormat = Field("text", description="text, or json: an object a line, with request_id.")
+    tracing: bool = Field(False, description="Send traces by OTLP to where the OTEL_* variables say.")
 
     @field_validator("api_key")
     @classmethod

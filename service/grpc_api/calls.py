@@ -8,6 +8,8 @@ import uuid
 from collections.abc import Awaitable, Callable
 from typing import Any, NoReturn, TypeVar
 
+import grpc
+
 from models.errors import FaceError
 from service.errors import DeadlineExceededError
 from service.grpc_api.errors import STATUS
@@ -19,6 +21,7 @@ from service.metrics import Metrics
 from service.pb.face_embedding.v1 import face_embedding_pb2 as pb
 from service.security.access import Access, act_as, caller, check_collection
 from service.security.rules import RULES
+from service.tracing import Answer
 
 log = logging.getLogger("facesphere.grpc")
 M = TypeVar("M")
@@ -29,6 +32,9 @@ Context = Any  # grpc.aio.ServicerContext is generic over the messages of each R
 # the client drops the status, code and all.
 MAX_MESSAGE = 500
 _OPERATIONS = {key.partition("/")[2]: key for key in RULES if " " not in key}
+# What the server is to blame for, by the conventions of OpenTelemetry.
+_FAULTS = (grpc.StatusCode.INTERNAL, grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
+_PACKAGE = pb.DESCRIPTOR.package
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 
 
@@ -55,7 +61,7 @@ class Calls:
 
         try:
             with self._metrics.open.labels("grpc").track_inprogress():
-                return await self._counted(name, request_id, authorized)
+                return await self._counted(name, request_id, context, authorized)
         except FaceError as error:
             await _abort(context, error, request_id)
 
@@ -97,26 +103,25 @@ class Calls:
             return await self._limited(name, received, work)  # the deadline of a stream is not that of its items
 
         try:
-            return await self._counted(name, request_id, authorized)
+            return await self._counted(name, request_id, context, authorized)
         except FaceError as error:
             return failed(received.decoded(), pb.Error(code=error.code, message=_cut(error.message)))
 
-    async def _counted(self, name: str, request_id: str, action: Callable[[], Awaitable[T]]) -> T:
+    async def _counted(self, name: str, request_id: str, context: Context, action: Callable[[], Awaitable[T]]) -> T:
         """Count the outcome, before the caller hears of it; whatever fails is raised as a FaceError."""
-        # A caller who hangs up cancels this, which is neither an error nor an answer.
-        began, code = time.perf_counter(), "cancelled"
-        try:
-            answer = await action()
-            code = "ok"
-            return answer
-        except Exception as problem:
-            error = _visible(problem, request_id)
-            code = error.code
-            if error is problem:
-                raise
-            raise error from problem
-        finally:
-            self._metrics.observe("grpc", name, code, time.perf_counter() - began)
+        with self._metrics.request("grpc", _metadata(context), request_id) as answer:
+            # A caller who hangs up cancels this, which is neither an error nor an answer.
+            _describe(answer, name, "cancelled", grpc.StatusCode.CANCELLED)
+            try:
+                done = await action()
+                _describe(answer, name, "ok", grpc.StatusCode.OK)
+                return done
+            except Exception as problem:
+                error = _visible(problem, request_id)
+                _describe(answer, name, error.code, STATUS[error.code])
+                if error is problem:
+                    raise
+                raise error from problem
 
     def _authorize(self, name: str, context: Context) -> None:
         act_as(self._access.check(_metadata(context).get("authorization"), _OPERATIONS.get(name, name)))
@@ -134,6 +139,16 @@ class Calls:
                         return await work(message)
             except TimeoutError as error:
                 raise DeadlineExceededError(f"the request took longer than {self._timeout_s:g} s") from error
+
+
+def _describe(answer: Answer, name: str, code: str, status: grpc.StatusCode) -> None:
+    """Say what became of a call."""
+    operation = f"{_PACKAGE}.{_OPERATIONS.get(name, name)}"
+    answer.route, answer.label, answer.code, answer.name = name, code, code, operation
+    answer.failed = status in _FAULTS
+    service, _, method = operation.partition("/")
+    number = status.value[0]
+    answer.says = {"rpc.system": "grpc", "rpc.service": service, "rpc.method": method, "rpc.grpc.status_code": number}
 
 
 def _check_collection(name: str, message: Any) -> None:

@@ -11,6 +11,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -18,6 +19,7 @@ from service.errors import NotReadyError, OverloadedError
 from service.inference.crew import Crew, Job
 from service.inference.line import Entry, Line
 from service.inference.urgency import Urgency
+from service.tracing import NO_TRACES, Tracer
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -60,7 +62,10 @@ class Batcher(Generic[Item, Result]):
         crew: Crew | None = None,
         then_s: Callable[[], float] = lambda: 0.0,
         clock: Callable[[], float] = time.monotonic,
+        tracer: Tracer = NO_TRACES,
     ) -> None:
+        self._name = name
+        self._tracer = tracer
         self._function = function
         self._options = options
         self._line: Line[Item, Result] = Line()
@@ -96,8 +101,8 @@ class Batcher(Generic[Item, Result]):
             NotReadyError: closed.
         """
         urgency = urgency or Urgency()
-        now = self._crew.clock()
-        entries: list[Entry[Item, Result]] = [Entry(item, Future(), urgency, now) for item in items]
+        now, origin = self._crew.clock(), self._tracer.here()
+        entries: list[Entry[Item, Result]] = [Entry(item, Future(), urgency, now, origin) for item in items]
         with self._crew.changed:
             if self._closed:
                 raise NotReadyError("the server is stopping")
@@ -174,6 +179,11 @@ class Batcher(Generic[Item, Result]):
 
     # The work, without the lock.
 
+    def taken(self, entries: Sequence[Entry[Item, Result]]) -> AbstractContextManager[None]:
+        """What is done in here is for these."""
+        now = self._crew.clock()
+        return self._tracer.taken(self._name, [(entry.origin, now - entry.since) for entry in entries])
+
     def outcomes(self, items: list[Item]) -> "list[_Failed | Result]":
         """A result or an error for each item; where a batch fails, both halves are tried."""
         try:
@@ -204,7 +214,8 @@ class _Batch(Generic[Item, Result]):
 
     def run(self) -> None:
         began = time.perf_counter()
-        self._outcomes = self._batcher.outcomes([entry.item for entry in self._entries])
+        with self._batcher.taken(self._entries):
+            self._outcomes = self._batcher.outcomes([entry.item for entry in self._entries])
         self._seconds = time.perf_counter() - began
 
     def done(self) -> None:

@@ -29,15 +29,14 @@ class FaceFinder:
         Raises:
             FaceError: the bytes are no acceptable image.
         """
-        reduced = decode_reduced(data, _FIRST_LOOK, self._limits)
-        detections = self._detector.detect(reduced.pixels)
-        if not (reduced.is_whole or self._is_enough(detections)):
-            image = decode(data, self._limits)
-            reduced = Reduced(image, reduced.width, reduced.height)
-            detections = self._detector.detect(image)
-        found = [self._cut(reduced, detections, index) for index in range(len(detections))]
+        photo = self._decode(data)
+        detections = self._detector.detect(photo.pixels)
+        if not (photo.is_whole or self._is_enough(detections)):
+            photo = self._decode_whole(data)
+            detections = self._detector.detect(photo.pixels)
+        found = self._align(photo, detections)
         found.sort(key=lambda item: item.face.area, reverse=True)
-        return CroppedPhoto(reduced.width, reduced.height, found)
+        return CroppedPhoto(photo.width, photo.height, found)
 
     def whole(self, data: bytes) -> CroppedPhoto:
         """An image that is an aligned crop already, scaled to the model's size.
@@ -59,6 +58,16 @@ class FaceFinder:
         if image.shape[:2] == (self._template.height, self._template.width):
             return image
         return align(image, of_shape(width, height).points, self._template)
+
+    def _decode(self, data: bytes) -> Reduced:
+        return decode_reduced(data, _FIRST_LOOK, self._limits)
+
+    def _decode_whole(self, data: bytes) -> Reduced:
+        image = decode(data, self._limits)
+        return Reduced(image, image.shape[1], image.shape[0])
+
+    def _align(self, photo: Reduced, detections: Detections) -> list[CroppedFace]:
+        return [self._cut(photo, detections, index) for index in range(len(detections))]
 
     def _is_enough(self, detections: Detections) -> bool:
         """Whether no crop would be enlarged, so that more pixels of the photo would only be averaged away."""

@@ -8,6 +8,7 @@ from typing import Generic, TypeVar
 
 from service.errors import DeadlineExceededError
 from service.inference.urgency import Urgency
+from service.tracing import Origin
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -15,12 +16,13 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True, slots=True)
 class Entry(Generic[Item, Result]):
-    """One item, who waits for it, and since when (`time.monotonic()`)."""
+    """One item, who waits for it, since when (`time.monotonic()`), and the request that it is for."""
 
     item: Item
     future: Future[Result]
     urgency: Urgency
     since: float
+    origin: Origin = None
 
     def take(self, now: float) -> bool:
         """Whether it is to be run; nobody waits for one that was cancelled or is too late."""

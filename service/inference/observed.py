@@ -4,9 +4,9 @@ from collections.abc import Callable, Sequence
 
 from models.alignment import Template
 from models.bundle import InputSpec
-from models.image import ImageLimits, Pixels
+from models.image import ImageLimits, Pixels, Reduced
 from models.runtime import Session
-from service.domain import CroppedPhoto, Vector
+from service.domain import CroppedFace, CroppedPhoto, Vector
 from service.inference.detector import Detections, Detector
 from service.inference.finder import FaceFinder
 from service.metrics import Metrics
@@ -26,7 +26,7 @@ class ObservedDetector(Detector):
 
 
 class ObservedFinder(FaceFinder):
-    """A finder whose work, decoding to crops, is the stage `photo`; it counts the faces of each."""
+    """A finder whose work is the stage `photo`, with `decode`, `detect` and `align` in it; it counts faces."""
 
     def __init__(self, detector: Detector, template: Template, limits: ImageLimits, metrics: Metrics) -> None:
         super().__init__(detector, template, limits)
@@ -39,15 +39,26 @@ class ObservedFinder(FaceFinder):
         self._metrics.faces.observe(len(photo.faces))
         return photo
 
+    def _decode(self, data: bytes) -> Reduced:
+        with self._metrics.stage("decode"):
+            return super()._decode(data)
+
+    def _decode_whole(self, data: bytes) -> Reduced:
+        with self._metrics.stage("decode"):
+            return super()._decode_whole(data)
+
+    def _align(self, photo: Reduced, detections: Detections) -> list[CroppedFace]:
+        with self._metrics.stage("align"):
+            return super()._align(photo, detections)
+
 
 def observed_embed(
-    embed: Callable[[list[Pixels]], Sequence[Vector]], metrics: Metrics
+    embed: Callable[[list[Pixels]], Sequence[Vector]], model_id: str, metrics: Metrics
 ) -> Callable[[list[Pixels]], Sequence[Vector]]:
     """The same function; each run of it is the stage `embed`, and its size is noted."""
 
     def observed(crops: list[Pixels]) -> Sequence[Vector]:
-        metrics.batch.observe(len(crops))
-        with metrics.stage("embed"):
+        with metrics.run(model_id, len(crops)):
             return embed(crops)
 
     return observed

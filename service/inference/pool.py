@@ -8,6 +8,7 @@ from typing import Any, ParamSpec, TypeVar, cast
 from service.inference.batcher import Batcher, BatcherOptions
 from service.inference.crew import Crew
 from service.inference.urgency import Urgency, urgency
+from service.tracing import NO_TRACES, Tracer
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -19,9 +20,9 @@ class Pool:
     The calls are of no class and have no deadline: they are small, and a change that was accepted is made.
     """
 
-    def __init__(self, name: str, threads: int, max_waiting: int) -> None:
+    def __init__(self, name: str, threads: int, max_waiting: int, tracer: Tracer = NO_TRACES) -> None:
         options = BatcherOptions(max_batch=1, max_queue=max_waiting, workers=threads, predict=False)
-        self._calls: Batcher[Callable[[], Any], Any] = Batcher(name, _call, options)
+        self._calls: Batcher[Callable[[], Any], Any] = Batcher(name, _call, options, tracer=tracer)
 
     @property
     def pending(self) -> int:
@@ -53,11 +54,12 @@ class PhotoPool(Pool):
         crew: the threads, shared with the stages that follow.
         max_waiting: how many wait at most.
         then_s: what a photo costs a thread after this stage, in seconds.
+        tracer: is told who waited, and for whom the work is.
     """
 
-    def __init__(self, crew: Crew, max_waiting: int, then_s: Callable[[], float]) -> None:
+    def __init__(self, crew: Crew, max_waiting: int, then_s: Callable[[], float], tracer: Tracer = NO_TRACES) -> None:
         options = BatcherOptions(max_batch=1, max_queue=max_waiting, first_stage=True)
-        self._calls = Batcher("photo", _call, options, crew, then_s)
+        self._calls = Batcher("photo", _call, options, crew, then_s, tracer=tracer)
 
     def _urgency(self) -> Urgency:
         return urgency()

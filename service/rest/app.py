@@ -2,15 +2,16 @@
 
 import asyncio
 import logging
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from http import HTTPStatus
 from typing import Annotated, Any
 
 from fastapi import Depends, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
@@ -28,9 +29,13 @@ from service.rest.middleware import BodyLimit, Deadline, RequestId, SameSite, Un
 from service.rest.routes_system import Models
 from service.security.access import Access, act_as
 from service.served import Served
+from service.tracing import Answer
 
 log = logging.getLogger("facesphere.rest")
 VERSION = "0.1.0"
+_HUNG_UP = 499  # the caller did, before an answer
+# FastAPI's own telemetry sends paths, in which people are named, to wherever variables of its own say.
+_NO_TELEMETRY: Any = {"tracing": False, "metrics": False, "logs": False, "auto_configure": False}
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +75,7 @@ def create_app(
         docs_url=None,
         redoc_url=None,
         swagger_ui_oauth2_redirect_url=None,
+        telemetry=_NO_TELEMETRY,
     )
     _add_routes(app, parts)
     _add_error_handlers(app)
@@ -155,7 +161,7 @@ def _add_error_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(ClientDisconnect)
     async def hung_up(_: Request, __: ClientDisconnect) -> Response:
-        return Response(status_code=499)  # nobody reads it; without it the log would call this a failure
+        return Response(status_code=_HUNG_UP)  # nobody reads it; without it the log would call this a failure
 
 
 class Measure:
@@ -170,7 +176,7 @@ class Measure:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        status = 499  # the caller hung up before an answer
+        status = _HUNG_UP
 
         async def send_noting(message: Message) -> None:
             nonlocal status
@@ -178,10 +184,22 @@ class Measure:
                 status = message["status"]
             await send(message)
 
-        began = time.perf_counter()
-        try:
-            with self._metrics.open.labels("rest").track_inprogress():
+        headers = Headers(scope=scope)
+        with (
+            self._metrics.request("rest", headers, request_id(scope)) as answer,
+            self._metrics.open.labels("rest").track_inprogress(),
+        ):
+            try:
                 await self._app(scope, receive, send_noting)
-        finally:
-            route = getattr(scope.get("route"), "path", "none")
-            self._metrics.observe("rest", route, str(status), time.perf_counter() - began)
+            finally:
+                _describe(answer, scope, status)
+
+
+def _describe(answer: Answer, scope: Scope, status: int) -> None:
+    """Say what became of a request: by its route, never its path."""
+    method, route = scope["method"], getattr(scope.get("route"), "path", "none")
+    answer.route, answer.label = route, str(status)
+    answer.code = scope["state"].get("error_code", "cancelled" if status == _HUNG_UP else "ok")
+    answer.failed = status >= HTTPStatus.INTERNAL_SERVER_ERROR
+    answer.name = method if route == "none" else f"{method} {route}"
+    answer.says = {"http.request.method": method, "http.route": route, "http.response.status_code": status}

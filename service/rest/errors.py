@@ -1,8 +1,10 @@
 """Domain codes to HTTP, once."""
 
 from http import HTTPStatus
+from typing import Any
 
 from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
 
 from models.errors import FaceError
 from service.rest.render import Json
@@ -42,4 +44,16 @@ def error_response(error: FaceError, request_id: str, status: int | None = None)
     if status == HTTPStatus.UNAUTHORIZED:
         headers["www-authenticate"] = "Bearer"
     body = {"code": error.code, "message": error.message, "details": error.details}
-    return Json({"error": body, "request_id": request_id}, status, headers)
+    return _Error(error.code, {"error": body, "request_id": request_id}, status, headers)
+
+
+class _Error(Json):
+    """Leaves the code with the request, for those who count it."""
+
+    def __init__(self, code: str, *args: Any) -> None:
+        super().__init__(*args)
+        self._code = code
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        scope["state"]["error_code"] = self._code
+        await super().__call__(scope, receive, send)

@@ -50,6 +50,7 @@ VALUES: dict[str, tuple[str, Any]] = {
     "request_timeout_s": ("0.5", 0.5),
     "shutdown_grace_s": ("1.5", 1.5),
     "log_level": ("debug", "debug"),
+    "tracing": ("true", True),
     "log_format": ("json", "json"),
 }
 

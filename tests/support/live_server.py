@@ -23,6 +23,7 @@ class LiveServer:
 
     def __init__(self, process: subprocess.Popen[str], ready: dict[str, Any], log: list[str]) -> None:
         self.process = process
+        self.ready = ready
         self.http: str = ready["http"]
         self.grpc: str = ready["grpc"]
         self.log = log
