@@ -23,11 +23,13 @@ serve: $(VENV)/.serve-$(RUNTIME)
 train: $(VENV)/.train
 	$(BIN)/facesphere-train --help
 
+# A file of tests is one process's, so that its servers are started once.
+PARALLEL := -n auto --maxprocesses 4 --dist loadfile
 test: $(VENV)/.dev
-	$(BIN)/pytest $(ARGS)
+	$(BIN)/pytest $(PARALLEL) $(ARGS)
 
 test-all: $(VENV)/.dev
-	$(BIN)/pytest -m "slow or not slow" $(ARGS)
+	$(BIN)/pytest $(PARALLEL) -m "slow or not slow" $(ARGS)
 
 # Hours: kills, faults, damage, with the counts of docs/reliability.md. TORTURE=0.1 for a tenth of them.
 TORTURE ?= 1
