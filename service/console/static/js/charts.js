@@ -3,7 +3,7 @@
 import { h, s } from "./dom.js";
 
 const [WIDTH, HEIGHT] = [460, 280];
-const [LEFT, RIGHT, TOP, BOTTOM] = [58, 22, 12, 44];
+const [LEFT, RIGHT, TOP, BOTTOM] = [66, 24, 14, 50];
 
 /** Round numbers within a range, about `wanted` of them. */
 export function ticksOf(from, to, wanted = 5) {
@@ -84,14 +84,14 @@ function axes(x, y, toX, toY) {
     { class: "axes" },
     y.ticks.map((tick) => [
       s("line", { class: "grid", x1: LEFT, x2: right, y1: round(toY(tick)), y2: round(toY(tick)) }),
-      s("text", { x: LEFT - 7, y: round(toY(tick)) + 4, "text-anchor": "end" }, y.format(tick)),
+      s("text", { x: LEFT - 8, y: round(toY(tick)) + 5, "text-anchor": "end" }, y.format(tick)),
     ]),
     x.ticks.map((tick) => [
       s("line", { class: "grid", x1: round(toX(tick)), x2: round(toX(tick)), y1: TOP, y2: bottom }),
-      s("text", { x: round(toX(tick)), y: bottom + 16, "text-anchor": "middle" }, x.format(tick)),
+      s("text", { x: round(toX(tick)), y: bottom + 19, "text-anchor": "middle" }, x.format(tick)),
     ]),
     s("text", { class: "axis", x: (LEFT + right) / 2, y: HEIGHT - 6, "text-anchor": "middle" }, x.label),
-    s("text", { class: "axis", x: 12, y: (TOP + bottom) / 2, transform: `rotate(-90 12 ${(TOP + bottom) / 2})`, "text-anchor": "middle" }, y.label),
+    s("text", { class: "axis", x: 14, y: (TOP + bottom) / 2, transform: `rotate(-90 14 ${(TOP + bottom) / 2})`, "text-anchor": "middle" }, y.label),
   );
 }
 

@@ -60,6 +60,7 @@ function showSignIn(problem = null) {
       api.use(input.value.trim());
       await api.get("/models"); // every scope may
       enter();
+      main.querySelector("h1")?.focus({ preventScroll: true }); // what had the focus is gone
     });
   });
   put(main, h("div", { class: "sign-in card" }, h("h1", {}, "Sign in"), h("p", {}, "This server asks for a key. ", h("code", {}, "facesphere keys create"), " makes one; what it may do decides what you see here."), form));

@@ -91,7 +91,7 @@ class People {
   }
 
   #create() {
-    const name = h("input", { type: "text", required: true, autocomplete: "off", spellcheck: "false" });
+    const name = h("input", { type: "text", required: true, autocomplete: "off", spellcheck: "false", pattern: "[A-Za-z0-9][A-Za-z0-9._\\-]{0,63}", title: "Letters, digits, dot, underscore and hyphen" });
     const purpose = h("input", { type: "text", required: true, autocomplete: "off" });
     const days = h("input", { type: "number", min: "1", step: "1" });
     const crops = h("input", { type: "checkbox" });
@@ -101,7 +101,7 @@ class People {
     const form = h(
       "form",
       { class: "stack" },
-      field("Name", name),
+      field("Name", name, "Letters, digits, dot, underscore and hyphen."),
       field("Purpose", purpose, "What these people are kept for, as you would tell them."),
       field("Erase faces after days", days, "Left empty, they stay until somebody erases them."),
       check("Keep aligned crops, so that a later model can embed them anew", crops),
