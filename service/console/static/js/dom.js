@@ -1,4 +1,4 @@
-/** Elements, built without innerHTML: whatever a server or a file says is text, never markup. */
+/** Elements, built one by one: whatever a server or a file says is text, never markup. */
 
 const SVG = "http://www.w3.org/2000/svg";
 

@@ -67,7 +67,7 @@ const TONES = { plain: "#58e0a6", known: "#58e0a6", unknown: "#ffc861" };
 function drawMark(context, { face, label = null, tone = "plain", rank = null }, scale, unit) {
   const [x1, y1, x2, y2] = face.bbox.map((value) => value * scale);
   // Drawn twice, dark under bright: to be seen on any photo.
-  for (const [colour, width] of [["rgb(0 0 0 / 60%)", 0.75], [TONES[tone], 0.42]]) {
+  for (const [colour, width] of [["rgb(0 0 0 / 60%)", 0.95], [TONES[tone], 0.55]]) {
     context.strokeStyle = colour;
     context.lineWidth = width * unit;
     context.setLineDash(tone === "unknown" ? [1.6 * unit, 1.1 * unit] : []);

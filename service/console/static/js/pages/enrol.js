@@ -13,7 +13,7 @@ export function enrolForm(api, collection, changed) {
   const subject = h("input", { type: "text", required: true, autocomplete: "off", spellcheck: "false" });
   const consent = h("input", { type: "text", autocomplete: "off", required: collection.require_consent });
   const results = h("ul", { class: "uploads", "aria-label": "Photos" });
-  const summary = h("p", { class: "hint", role: "status" });
+  const summary = h("p", { class: "hint" });
   const form = h("form", { class: "controls" }, field("Person", subject, "A name or number; photos of one person go under one name."), field("Consent reference", consent, collection.require_consent ? "Required here." : "Where the consent is kept, if there is one."));
   form.addEventListener("submit", (event) => event.preventDefault());
   const give = async (files) => {

@@ -104,11 +104,11 @@ function byThreshold(points) {
 
 function scores({ scores: found = null }) {
   if (found === null) return notMeasured("Score histogram", "The calibration of this bundle has rates, and no counts of scores.");
-  const { from, to, genuine, impostor } = found;
-  const width = (to - from) / genuine.length;
+  const { genuine, impostor } = found;
+  const width = 2 / genuine.length; // over -1..1
   const share = (counts) => {
     const all = counts.reduce((sum, each) => sum + each, 0);
-    return counts.map((each, index) => [from + index * width, from + (index + 1) * width, each / all]);
+    return counts.map((each, index) => [index * width - 1, (index + 1) * width - 1, each / all]);
   };
   const series = [{ name: "Strangers", bars: share(impostor) }, { name: "One person", bars: share(genuine) }];
   const heights = series.flatMap(({ bars }) => bars.map(([, , height]) => height));
