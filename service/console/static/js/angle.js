@@ -9,12 +9,18 @@ const [X, Y, RADIUS] = [200, 186, 150];
 export function anglePicture() {
   const picture = s("svg", { viewBox: "0 0 400 214", role: "img", class: "angle" });
   const box = h("figure", { class: "angle-box" }, picture);
-  return { box, set: (similarity, threshold) => draw(picture, degrees(similarity), degrees(threshold), similarity >= threshold) };
+  return {
+    box,
+    set: (similarity, threshold) => draw(picture, degrees(similarity), degrees(threshold), similarity >= threshold),
+  };
 }
 
 function draw(picture, angle, limit, matched) {
   const side = matched ? "within" : "outside";
-  picture.setAttribute("aria-label", `The embeddings are ${angle.toFixed(1)} degrees apart, ${side} the threshold at ${limit.toFixed(1)} degrees.`);
+  picture.setAttribute(
+    "aria-label",
+    `The embeddings are ${angle.toFixed(1)} degrees apart, ${side} the threshold at ${limit.toFixed(1)} degrees.`,
+  );
   picture.setAttribute("class", `angle ${matched ? "is-match" : "is-no-match"}`);
   const shapes = [
     s("path", { class: "angle-sky", d: arc(180, RADIUS, true) }),

@@ -39,13 +39,13 @@ export class Api {
     this.#key = null;
   }
 
-  get(path, options = {}) {
-    return this.call("GET", path, options);
+  get(where, options = {}) {
+    return this.call("GET", where, options);
   }
 
   /** JSON of an answer. Options: query, json, parts ([[name, file or text]]), text (the answer is not JSON), signal. */
-  async call(method, path, options = {}) {
-    const response = await this.#send(method, path, options);
+  async call(method, where, options = {}) {
+    const response = await this.#send(method, where, options);
     const requestId = response.headers.get("x-request-id");
     if (response.ok) return options.text ? response.text() : response.json();
     const error = await problemOf(response);
@@ -53,19 +53,28 @@ export class Api {
     throw new ApiError(response.status, error, requestId, response.headers.get("retry-after"));
   }
 
-  async #send(method, path, { query = {}, json, parts, signal }) {
-    const url = new URL(path.replace(/^\//, ""), BASE);
-    for (const [name, value] of Object.entries(query)) if (value !== null && value !== undefined) url.searchParams.set(name, value);
+  async #send(method, where, { query = {}, json, parts, signal }) {
+    const url = new URL(where.replace(/^\//, ""), BASE);
+    for (const [name, value] of Object.entries(query))
+      if (value !== null && value !== undefined) url.searchParams.set(name, value);
     const requestId = freshRequestId();
     const headers = { accept: "application/json, text/plain", "x-request-id": requestId };
     if (this.#key !== null) headers.authorization = `Bearer ${this.#key}`;
     if (json !== undefined) headers["content-type"] = "application/json";
     const body = json !== undefined ? JSON.stringify(json) : parts === undefined ? undefined : formOf(parts);
     try {
-      return await fetch(url, { method, headers, body, signal, cache: "no-store", credentials: "omit", redirect: "error" });
+      return await fetch(url, {
+        method,
+        headers,
+        body,
+        signal,
+        cache: "no-store",
+        credentials: "omit",
+        redirect: "error",
+      });
     } catch (cause) {
       if (cause.name === "AbortError") throw cause;
-      const message = "The server does not answer: it is stopped, or the connection was cut.";
+      const message = "No answer: the server is stopped, the connection was cut, or the file cannot be read.";
       throw new ApiError(0, { code: "unreachable", message }, requestId);
     }
   }

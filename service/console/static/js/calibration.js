@@ -10,12 +10,22 @@ export function fmrRange(calibration) {
 
 /** Threshold for a false-match rate within the range, interpolated over log10 of the rate. */
 export function thresholdAt(calibration, fmr) {
-  return along(calibration.points, Math.log10(fmr), (point) => Math.log10(point.fmr), (point) => point.threshold);
+  return along(
+    calibration.points,
+    Math.log10(fmr),
+    (point) => Math.log10(point.fmr),
+    (point) => point.threshold,
+  );
 }
 
 /** Share of genuine pairs that match at a rate, as measured. */
 export function tarAt(calibration, fmr) {
-  return along(calibration.points, Math.log10(fmr), (point) => Math.log10(point.fmr), (point) => point.tar);
+  return along(
+    calibration.points,
+    Math.log10(fmr),
+    (point) => Math.log10(point.fmr),
+    (point) => point.tar,
+  );
 }
 
 /**
@@ -27,7 +37,12 @@ export function rateOf(calibration, cosine) {
   const strictest = points.at(-1);
   if (cosine < points[0].threshold) return { rate: points[0].fmr, bound: "above" };
   if (cosine <= strictest.threshold) {
-    const log = along(points, cosine, (point) => point.threshold, (point) => Math.log10(point.fmr));
+    const log = along(
+      points,
+      cosine,
+      (point) => point.threshold,
+      (point) => Math.log10(point.fmr),
+    );
     return { rate: 10 ** log, bound: "measured" };
   }
   if (!tail) return { rate: strictest.fmr, bound: "below" };

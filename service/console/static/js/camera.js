@@ -36,7 +36,10 @@ export async function takePhoto(give) {
 
 function open() {
   if (!navigator.mediaDevices) {
-    throw Object.assign(new Error("Browsers give the camera to pages over https or on this machine's own address only."), { name: "insecure_page" });
+    throw Object.assign(
+      new Error("Browsers give the camera to pages over https or on this machine's own address only."),
+      { name: "insecure_page" },
+    );
   }
   return navigator.mediaDevices.getUserMedia(WISHED);
 }

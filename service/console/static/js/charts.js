@@ -29,9 +29,17 @@ export function lineChart({ title, summary, x, y, series }) {
   const shapes = series.flatMap(({ points, band = null }, index) => [
     band && s("path", { class: `band tone-${index}`, d: bandPath(band, toX, toY) }),
     s("path", { class: `line tone-${index}`, d: linePath(points, toX, toY) }),
-    points.length <= 20 && points.map(([px, py]) => s("circle", { class: `point tone-${index}`, cx: round(toX(px)), cy: round(toY(py)), r: 2.6 })),
+    points.length <= 20 &&
+      points.map(([px, py]) =>
+        s("circle", { class: `point tone-${index}`, cx: round(toX(px)), cy: round(toY(py)), r: 2.6 }),
+      ),
   ]);
-  return figure(title, summary, [axes(x, y, toX, toY), shapes], series.length > 1 ? series.map(({ name }) => name) : []);
+  return figure(
+    title,
+    summary,
+    [axes(x, y, toX, toY), shapes],
+    series.length > 1 ? series.map(({ name }) => name) : [],
+  );
 }
 
 /** Bars between edges. `series`: [{name, bars: [[from, to, height]]}]. */
@@ -43,16 +51,30 @@ export function histogram({ title, summary, x, y, series }) {
       .map(([from, to, height]) => {
         const [left, right] = [toX(Math.max(from, x.from)), toX(Math.min(to, x.to))];
         const top = toY(height);
-        return s("rect", { class: `bar tone-${index}`, x: round(left + 0.5), y: round(top), width: round(Math.max(right - left - 1, 0.5)), height: round(HEIGHT - BOTTOM - top) });
+        return s("rect", {
+          class: `bar tone-${index}`,
+          x: round(left + 0.5),
+          y: round(top),
+          width: round(Math.max(right - left - 1, 0.5)),
+          height: round(HEIGHT - BOTTOM - top),
+        });
       }),
   );
-  return figure(title, summary, [axes(x, y, toX, toY), shapes], series.length > 1 ? series.map(({ name }) => name) : []);
+  return figure(
+    title,
+    summary,
+    [axes(x, y, toX, toY), shapes],
+    series.length > 1 ? series.map(({ name }) => name) : [],
+  );
 }
 
 /** A line without axes: how a number went lately. */
 export function sparkline(values, label) {
   const top = Math.max(...values, 1e-9);
-  const points = values.map((value, index) => [(index / Math.max(values.length - 1, 1)) * 120, 30 - (value / top) * 28]);
+  const points = values.map((value, index) => [
+    (index / Math.max(values.length - 1, 1)) * 120,
+    30 - (value / top) * 28,
+  ]);
   const line = points.map(([px, py], index) => `${index ? "L" : "M"}${round(px)} ${round(py)}`).join(" ");
   return s(
     "svg",
@@ -64,7 +86,12 @@ export function sparkline(values, label) {
 
 /** Where a picture would be, if its numbers were there. */
 export function notMeasured(title, why) {
-  return h("figure", { class: "chart missing" }, h("figcaption", {}, title), h("p", {}, h("strong", {}, "Not measured. "), why));
+  return h(
+    "figure",
+    { class: "chart missing" },
+    h("figcaption", {}, title),
+    h("p", {}, h("strong", {}, "Not measured. "), why),
+  );
 }
 
 function scales(x, y) {
@@ -72,8 +99,18 @@ function scales(x, y) {
 }
 
 function figure(title, summary, shapes, names) {
-  const picture = s("svg", { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, role: "img", "aria-label": `${title}. ${summary}` }, shapes);
-  const legend = names.length > 0 && h("ul", { class: "legend" }, names.map((name, index) => h("li", { class: `tone-${index}` }, name)));
+  const picture = s(
+    "svg",
+    { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, role: "img", "aria-label": `${title}. ${summary}` },
+    shapes,
+  );
+  const legend =
+    names.length > 0 &&
+    h(
+      "ul",
+      { class: "legend" },
+      names.map((name, index) => h("li", { class: `tone-${index}` }, name)),
+    );
   return h("figure", { class: "chart" }, h("figcaption", {}, title), legend, picture);
 }
 
@@ -91,7 +128,17 @@ function axes(x, y, toX, toY) {
       s("text", { x: round(toX(tick)), y: bottom + 19, "text-anchor": "middle" }, x.format(tick)),
     ]),
     s("text", { class: "axis", x: (LEFT + right) / 2, y: HEIGHT - 6, "text-anchor": "middle" }, x.label),
-    s("text", { class: "axis", x: 14, y: (TOP + bottom) / 2, transform: `rotate(-90 14 ${(TOP + bottom) / 2})`, "text-anchor": "middle" }, y.label),
+    s(
+      "text",
+      {
+        class: "axis",
+        x: 14,
+        y: (TOP + bottom) / 2,
+        transform: `rotate(-90 14 ${(TOP + bottom) / 2})`,
+        "text-anchor": "middle",
+      },
+      y.label,
+    ),
   );
 }
 

@@ -10,7 +10,13 @@ import { verifyPage } from "./pages/verify.js";
 import { doing, errorBox, waiting } from "./parts.js";
 
 /** Each page mounts itself into an element, and gives back what is to be done when it is left. */
-const PAGES = { verify: verifyPage, people: peoplePage, identify: identifyPage, models: modelsPage, system: systemPage };
+const PAGES = {
+  verify: verifyPage,
+  people: peoplePage,
+  identify: identifyPage,
+  models: modelsPage,
+  system: systemPage,
+};
 const THEMES = ["auto", "light", "dark"];
 
 const api = new Api();
@@ -48,12 +54,19 @@ function showSignIn(problem = null) {
   cleanUp();
   cleanUp = () => {};
   api.forget();
+  api.onRefused = () => {}; // the form says itself that a key is refused
   tabs.hidden = leave.hidden = true;
   document.title = "Sign in · Facesphere";
   const input = h("input", { type: "password", autocomplete: "off", spellcheck: "false", required: true });
   const button = h("button", { type: "submit", class: "primary" }, "Sign in");
   const place = h("div", {}, problem);
-  const form = h("form", { class: "stack" }, field("API key", input, "Kept in the memory of this page only: closing or reloading it signs you out."), place, button);
+  const form = h(
+    "form",
+    { class: "stack" },
+    field("API key", input, "Kept in the memory of this page only: closing or reloading it signs you out."),
+    place,
+    button,
+  );
   form.addEventListener("submit", async (event) => {
     event.preventDefault();
     await doing(button, place, async () => {
@@ -63,7 +76,22 @@ function showSignIn(problem = null) {
       main.querySelector("h1")?.focus({ preventScroll: true }); // what had the focus is gone
     });
   });
-  put(main, h("div", { class: "sign-in card" }, h("h1", {}, "Sign in"), h("p", {}, "This server asks for a key. ", h("code", {}, "facesphere keys create"), " makes one; what it may do decides what you see here."), form));
+  put(
+    main,
+    h(
+      "div",
+      { class: "sign-in card" },
+      h("h1", {}, "Sign in"),
+      h(
+        "p",
+        {},
+        "This server asks for a key. ",
+        h("code", {}, "facesphere keys create"),
+        " makes one; what it may do decides what you see here.",
+      ),
+      form,
+    ),
+  );
   input.focus();
 }
 
@@ -74,10 +102,12 @@ function enter() {
   showPage();
 }
 
-/** A key that was good until now: revoked or expired. While signing in, the form says it itself. */
+/** What was good until now is no more. */
 function refused() {
-  api.onRefused = () => {};
-  showSignIn(errorBox(Object.assign(new Error("The server no longer takes this key. It may have been revoked, or have expired."), { code: "unauthenticated" })));
+  const text = api.hasKey
+    ? "The server no longer takes this key. It may have been revoked, or have expired."
+    : "The server asks for a key from now on.";
+  showSignIn(errorBox(Object.assign(new Error(text), { code: "unauthenticated" })));
 }
 
 async function begin() {
@@ -94,12 +124,23 @@ async function begin() {
 function chooseTheme(name) {
   document.documentElement.dataset.theme = name;
   const button = document.getElementById("theme");
-  put(button, h("span", { "aria-hidden": "true", class: `theme-icon theme-${name}` }), h("span", {}, name[0].toUpperCase() + name.slice(1)));
+  put(
+    button,
+    h("span", { "aria-hidden": "true", class: `theme-icon theme-${name}` }),
+    h("span", {}, name[0].toUpperCase() + name.slice(1)),
+  );
   button.setAttribute("aria-label", `Colours: ${name}`);
 }
 
 for (const [name, page] of Object.entries(PAGES)) {
-  tabs.append(h("a", { href: `#/${name}`, data: { page: name } }, h("span", { class: `tab-icon icon-${name}`, "aria-hidden": "true" }), page.title));
+  tabs.append(
+    h(
+      "a",
+      { href: `#/${name}`, data: { page: name } },
+      h("span", { class: `tab-icon icon-${name}`, "aria-hidden": "true" }),
+      page.title,
+    ),
+  );
 }
 document.getElementById("theme").addEventListener("click", () => {
   const next = THEMES[(THEMES.indexOf(document.documentElement.dataset.theme) + 1) % THEMES.length];

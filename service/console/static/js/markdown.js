@@ -4,8 +4,15 @@ import { h } from "./dom.js";
 
 /** A card as elements; its headings begin at `level`. */
 export function render(text, level = 4) {
-  const blocks = text.replace(/\r\n?/g, "\n").split(/\n{2,}/).flatMap(splitHeading);
-  return h("div", { class: "card-text" }, blocks.filter((block) => block.trim()).map((block) => blockOf(block, level)));
+  const blocks = text
+    .replace(/\r\n?/g, "\n")
+    .split(/\n{2,}/)
+    .flatMap(splitHeading);
+  return h(
+    "div",
+    { class: "card-text" },
+    blocks.filter((block) => block.trim()).map((block) => blockOf(block, level)),
+  );
 }
 
 /** A heading and what follows it without an empty line. */
@@ -19,18 +26,46 @@ function blockOf(block, level) {
   const heading = /^(#{1,6}) (.*)$/.exec(lines[0]);
   if (heading) return h(`h${Math.min(level + heading[1].length - 1, 6)}`, {}, inline(heading[2]));
   if (lines.every((line) => line.startsWith("|"))) return table(lines);
-  if (lines.every((line) => line.startsWith("    "))) return h("pre", { tabindex: "0" }, h("code", {}, lines.map((line) => line.slice(4)).join("\n")));
-  if (/^```/.test(lines[0])) return h("pre", { tabindex: "0" }, h("code", {}, lines.slice(1).filter((line) => !/^```/.test(line)).join("\n")));
-  if (lines.every((line) => /^([-*] |  )/.test(line))) return h("ul", {}, items(lines).map((item) => h("li", {}, inline(item))));
+  if (lines.every((line) => line.startsWith("    ")))
+    return h("pre", { tabindex: "0" }, h("code", {}, lines.map((line) => line.slice(4)).join("\n")));
+  if (/^```/.test(lines[0]))
+    return h(
+      "pre",
+      { tabindex: "0" },
+      h(
+        "code",
+        {},
+        lines
+          .slice(1)
+          .filter((line) => !/^```/.test(line))
+          .join("\n"),
+      ),
+    );
+  if (lines.every((line) => /^([-*] | {2})/.test(line)))
+    return h(
+      "ul",
+      {},
+      items(lines).map((item) => h("li", {}, inline(item))),
+    );
   return h("p", {}, inline(lines.join(" ")));
 }
 
 function items(lines) {
-  return lines.reduce((all, line) => (/^[-*] /.test(line) ? [...all, line.slice(2)] : [...all.slice(0, -1), `${all.at(-1) ?? ""} ${line.trim()}`]), []);
+  return lines.reduce(
+    (all, line) =>
+      /^[-*] /.test(line) ? [...all, line.slice(2)] : [...all.slice(0, -1), `${all.at(-1) ?? ""} ${line.trim()}`],
+    [],
+  );
 }
 
 function table(lines) {
-  const [head, , ...body] = lines.map((line) => line.trim().replace(/^\||\|$/g, "").split("|").map((cell) => cell.trim()));
+  const [head, , ...body] = lines.map((line) =>
+    line
+      .trim()
+      .replace(/^\||\|$/g, "")
+      .split("|")
+      .map((cell) => cell.trim()),
+  );
   const headed = head.some((cell) => cell !== "");
   return h(
     "div",
@@ -38,8 +73,28 @@ function table(lines) {
     h(
       "table",
       {},
-      headed && h("thead", {}, h("tr", {}, head.map((cell) => h("th", { scope: "col" }, inline(cell))))),
-      h("tbody", {}, body.map(([first, ...rest]) => h("tr", {}, h("th", { scope: "row" }, inline(first)), rest.map((cell) => h("td", {}, inline(cell)))))),
+      headed &&
+        h(
+          "thead",
+          {},
+          h(
+            "tr",
+            {},
+            head.map((cell) => h("th", { scope: "col" }, inline(cell))),
+          ),
+        ),
+      h(
+        "tbody",
+        {},
+        body.map(([first, ...rest]) =>
+          h(
+            "tr",
+            {},
+            h("th", { scope: "row" }, inline(first)),
+            rest.map((cell) => h("td", {}, inline(cell))),
+          ),
+        ),
+      ),
     ),
   );
 }

@@ -1,6 +1,6 @@
 /** What several pages are made of: errors, dialogs, receipts, numbers as text. */
 
-import { announce, facts, h } from "./dom.js";
+import { announce, facts, freshId, h } from "./dom.js";
 
 /** An error in the server's own words, with the id under which its log has it. */
 export function errorBox(error) {
@@ -39,11 +39,20 @@ export async function doing(button, place, action) {
 
 /** A modal dialog; it is removed when it is closed. */
 export function openDialog(title, ...content) {
-  const heading = h("h2", { id: "dialog-title" }, title);
-  const close = h("button", { type: "button", class: "quiet", "aria-label": "Close", on: { click: () => dialog.close() } }, "✕");
+  const heading = h("h2", { id: freshId("dialog") }, title);
+  const close = h(
+    "button",
+    { type: "button", class: "quiet", "aria-label": "Close", on: { click: () => dialog.close() } },
+    "✕",
+  );
+  const leave = () => {
+    dialog.remove();
+    // Whatever opened it may be gone, as a person is who was erased.
+    if (document.activeElement === document.body) document.querySelector("h1")?.focus({ preventScroll: true });
+  };
   const dialog = h(
     "dialog",
-    { "aria-labelledby": "dialog-title", on: { close: () => dialog.remove() } },
+    { "aria-labelledby": heading.id, on: { close: leave } },
     h("div", { class: "dialog-head" }, heading, close),
     content,
   );
@@ -56,7 +65,8 @@ export function openDialog(title, ...content) {
 export function confirmed(title, text, verb, action, typed = null) {
   const place = h("div");
   const go = h("button", { type: "submit", class: "danger", disabled: typed !== null }, verb);
-  const input = typed === null ? null : h("input", { type: "text", autocomplete: "off", spellcheck: "false", id: "typed" });
+  const input =
+    typed === null ? null : h("input", { type: "text", autocomplete: "off", spellcheck: "false", id: "typed" });
   input?.addEventListener("input", () => (go.disabled = input.value !== typed));
   const form = h(
     "form",
@@ -76,7 +86,9 @@ export function confirmed(title, text, verb, action, typed = null) {
 /** An erasure receipt, to read and to keep. */
 export function showReceipt(receipt) {
   const text = JSON.stringify(receipt, null, 2);
-  const name = ["receipt", receipt.collection, receipt.subject, receipt.erased_at.slice(0, 10)].filter(Boolean).join("-");
+  const name = ["receipt", receipt.collection, receipt.subject, receipt.erased_at.slice(0, 10)]
+    .filter(Boolean)
+    .join("-");
   const link = URL.createObjectURL(new Blob([text], { type: "application/json" }));
   const dialog = openDialog(
     "Erased",
@@ -93,7 +105,11 @@ export function showReceipt(receipt) {
     h(
       "div",
       { class: "row end" },
-      h("a", { class: "button primary", href: link, download: `${name.replace(/[^\w.-]+/g, "_")}.json` }, "Download receipt"),
+      h(
+        "a",
+        { class: "button primary", href: link, download: `${name.replace(/[^\w.-]+/g, "_")}.json` },
+        "Download receipt",
+      ),
     ),
   );
   dialog.addEventListener("close", () => URL.revokeObjectURL(link));
@@ -117,7 +133,11 @@ export function percent(value) {
 /** A time of the server in the words of this machine. */
 export function when(text) {
   const time = new Date(text);
-  return h("time", { datetime: text }, Number.isNaN(time.valueOf()) ? text : time.toLocaleString("en-GB", { dateStyle: "medium", timeStyle: "short" }));
+  return h(
+    "time",
+    { datetime: text },
+    Number.isNaN(time.valueOf()) ? text : time.toLocaleString("en-GB", { dateStyle: "medium", timeStyle: "short" }),
+  );
 }
 
 /** A count with its noun. */
@@ -127,6 +147,14 @@ export function count(number, one, many = `${one}s`) {
 
 /** 0..1 as a bar, with the number beside it. */
 export function meter(value, label) {
-  const bar = h("meter", { min: "0", max: "1", low: "0.4", high: "0.6", optimum: "1", value: String(value), "aria-label": label });
+  const bar = h("meter", {
+    min: "0",
+    max: "1",
+    low: "0.4",
+    high: "0.6",
+    optimum: "1",
+    value: String(value),
+    "aria-label": label,
+  });
   return h("span", { class: "meter" }, bar, h("span", {}, value.toFixed(2)));
 }

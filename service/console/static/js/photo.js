@@ -11,7 +11,10 @@ export class Photo {
   static async open(file) {
     const [width, height] = await sizeOf(file);
     const scale = Math.min(1, LONGEST_SIDE / Math.max(width, height));
-    const resize = { resizeWidth: Math.max(1, Math.round(width * scale)), resizeHeight: Math.max(1, Math.round(height * scale)) };
+    const resize = {
+      resizeWidth: Math.max(1, Math.round(width * scale)),
+      resizeHeight: Math.max(1, Math.round(height * scale)),
+    };
     const bitmap = await createImageBitmap(file, { ...resize, resizeQuality: "medium" });
     return new Photo(file, bitmap, width, height);
   }
@@ -67,7 +70,10 @@ const TONES = { plain: "#58e0a6", known: "#58e0a6", unknown: "#ffc861" };
 function drawMark(context, { face, label = null, tone = "plain", rank = null }, scale, unit) {
   const [x1, y1, x2, y2] = face.bbox.map((value) => value * scale);
   // Drawn twice, dark under bright: to be seen on any photo.
-  for (const [colour, width] of [["rgb(0 0 0 / 60%)", 0.95], [TONES[tone], 0.55]]) {
+  for (const [colour, width] of [
+    ["rgb(0 0 0 / 60%)", 0.95],
+    [TONES[tone], 0.55],
+  ]) {
     context.strokeStyle = colour;
     context.lineWidth = width * unit;
     context.setLineDash(tone === "unknown" ? [1.6 * unit, 1.1 * unit] : []);
@@ -97,7 +103,10 @@ function tag(context, text, x1, y1, y2, unit, colour) {
   const width = context.measureText(text).width + 1.8 * unit;
   const height = size + 1.5 * unit;
   const left = Math.max(0, Math.min(x1, context.canvas.width - width));
-  const top = y1 - height - 0.6 * unit >= 0 ? y1 - height - 0.6 * unit : Math.min(y2 + 0.6 * unit, context.canvas.height - height);
+  const top =
+    y1 - height - 0.6 * unit >= 0
+      ? y1 - height - 0.6 * unit
+      : Math.min(y2 + 0.6 * unit, context.canvas.height - height);
   context.fillStyle = "rgb(10 16 24 / 85%)";
   context.beginPath();
   context.roundRect(left, top, width, height, 0.8 * unit);
@@ -109,6 +118,8 @@ function tag(context, text, x1, y1, y2, unit, colour) {
 
 function described(name, marks) {
   if (marks.length === 0) return `Photo ${name}`;
-  const each = marks.map(({ label, face }) => label ?? `a face, quality ${face.quality.toFixed(2)}, with its ${LANDMARKS.length} landmarks`);
+  const each = marks.map(
+    ({ label, face }) => label ?? `a face, quality ${face.quality.toFixed(2)}, with its ${LANDMARKS.length} landmarks`,
+  );
   return `Photo ${name}. Marked: ${each.join("; ")}.`;
 }

@@ -11,18 +11,44 @@ const ACCEPTED = "image/jpeg,image/png,image/webp,image/bmp";
  * in the same box, so that a photo can be dropped upon the one before.
  */
 export function photoPicker({ title, several = false, give, stage = null }) {
-  const input = h("input", { type: "file", accept: ACCEPTED, multiple: several, class: "unseen", id: freshId("photo") });
+  const input = h("input", {
+    type: "file",
+    accept: ACCEPTED,
+    multiple: several,
+    class: "unseen",
+    id: freshId("photo"),
+  });
+  const note = h("p", { class: "hint", role: "status" });
   const camera = h("button", { type: "button", "aria-label": `Camera: ${title}` }, "Camera");
   const zone = h(
     "div",
     { class: "drop", role: "group", "aria-label": title },
     stage,
-    h("p", { class: "drop-text" }, several ? "Drop photos here" : "Drop a photo here", h("span", { class: "hint" }, " JPEG, PNG, WebP or BMP")),
-    h("div", { class: "row centre" }, input, h("label", { for: input.id, class: "button" }, several ? "Choose photos" : "Choose photo", h("span", { class: "unseen" }, `: ${title}`)), camera),
+    h(
+      "p",
+      { class: "drop-text" },
+      several ? "Drop photos here" : "Drop a photo here",
+      h("span", { class: "hint" }, " JPEG, PNG, WebP or BMP"),
+    ),
+    h(
+      "div",
+      { class: "row centre" },
+      input,
+      h(
+        "label",
+        { for: input.id, class: "button" },
+        several ? "Choose photos" : "Choose photo",
+        h("span", { class: "unseen" }, `: ${title}`),
+      ),
+      camera,
+    ),
+    note,
   );
   const offer = (files) => {
-    const images = [...files].filter((file) => file.type.startsWith("image/") || file.type === "");
-    if (images.length > 0) give(several ? images : images.slice(0, 1));
+    // Whatever it is, it is given on: the server says what is wrong with a file, where nobody would.
+    const taken = several ? [...files] : [...files].slice(0, 1);
+    note.textContent = files.length > taken.length ? `Only the first of ${files.length} files was taken.` : "";
+    if (taken.length > 0) give(taken);
   };
   input.addEventListener("change", () => {
     offer(input.files);

@@ -10,7 +10,9 @@ export function parse(text) {
     const match = line.startsWith("#") ? null : LINE.exec(line);
     if (match === null) continue;
     const [, name, inner, value] = match;
-    const labels = Object.fromEntries([...(inner ?? "").matchAll(LABEL)].map(([, key, quoted]) => [key, unescape(quoted)]));
+    const labels = Object.fromEntries(
+      [...(inner ?? "").matchAll(LABEL)].map(([, key, quoted]) => [key, unescape(quoted)]),
+    );
     if (!samples.has(name)) samples.set(name, []);
     samples.get(name).push({ labels, value: number(value) });
   }

@@ -9,12 +9,15 @@ const LOW_DETECTION = 0.7;
 export function warnings(face) {
   const found = [];
   const eyes = eyeDistance(face.kps);
-  if (eyes < FULL_EYE_DISTANCE) found.push(`The face is small: ${Math.round(eyes)} pixels between the eyes, ${FULL_EYE_DISTANCE} are wanted.`);
+  if (eyes < FULL_EYE_DISTANCE)
+    found.push(`The face is small: ${Math.round(eyes)} pixels between the eyes, ${FULL_EYE_DISTANCE} are wanted.`);
   const { yaw, pitch } = pose(face.kps);
   if (yaw < LOW_POSE) found.push("The head is turned far to a side.");
   if (pitch < LOW_POSE) found.push("The head is tilted far up or down.");
-  if (face.det_score < LOW_DETECTION) found.push(`The detector is not sure that this is a face (${face.det_score.toFixed(2)}).`);
-  if (face.quality < LOW_QUALITY) found.push(`Quality is low (${face.quality.toFixed(2)}): blurred, dark, small or turned away.`);
+  if (face.det_score < LOW_DETECTION)
+    found.push(`The detector is not sure that this is a face (${face.det_score.toFixed(2)}).`);
+  if (face.quality < LOW_QUALITY)
+    found.push(`Quality is low (${face.quality.toFixed(2)}): blurred, dark, small or turned away.`);
   return found;
 }
 

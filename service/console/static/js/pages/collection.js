@@ -29,7 +29,12 @@ export class CollectionView {
       h(
         "section",
         { class: "card", "aria-label": "Collection" },
-        h("div", { class: "row between" }, h("h2", {}, collection.name), h("button", { type: "button", class: "danger quiet", on: { click: erase } }, "Erase collection")),
+        h(
+          "div",
+          { class: "row between" },
+          h("h2", {}, collection.name),
+          h("button", { type: "button", class: "danger quiet", on: { click: erase } }, "Erase collection"),
+        ),
         h("p", {}, collection.purpose),
         settingsOf(collection),
       ),
@@ -44,7 +49,11 @@ export class CollectionView {
       const query = { limit: PAGE, cursor: this.#cursors.at(-1) };
       const { subjects, next_cursor: next } = await this.#api.get(path`/collections/${this.#name}/subjects`, { query });
       if (subjects.length === 0 && this.#cursors.length > 1) return this.#turn(() => this.#cursors.pop());
-      put(this.#people, subjects.length ? this.#table(subjects) : empty("Nobody is enrolled", "Give photos of somebody above."), this.#pager(next));
+      put(
+        this.#people,
+        subjects.length ? this.#table(subjects) : empty("Nobody is enrolled", "Give photos of somebody above."),
+        this.#pager(next),
+      );
     } catch (error) {
       put(this.#people, errorBox(error));
     }
@@ -58,7 +67,8 @@ export class CollectionView {
 
   #pager(next) {
     if (next === null && this.#cursors.length === 1) return null;
-    const button = (text, enabled, change) => h("button", { type: "button", disabled: !enabled, on: { click: () => this.#turn(change) } }, text);
+    const button = (text, enabled, change) =>
+      h("button", { type: "button", disabled: !enabled, on: { click: () => this.#turn(change) } }, text);
     return h(
       "nav",
       { class: "row between", "aria-label": "Pages of people" },
@@ -69,7 +79,11 @@ export class CollectionView {
   }
 
   #table(subjects) {
-    return h("ul", { class: "rows" }, subjects.map((each) => this.#person(each)));
+    return h(
+      "ul",
+      { class: "rows" },
+      subjects.map((each) => this.#person(each)),
+    );
   }
 
   #person({ subject, faces, created_at: created }) {
@@ -80,15 +94,42 @@ export class CollectionView {
       open.setAttribute("aria-expanded", String(!place.hidden));
       if (!place.hidden) this.#showFaces(place, subject);
     });
-    const erase = h("button", { type: "button", class: "danger quiet", "aria-label": `Erase ${subject}`, on: { click: () => this.#erase(subject, faces) } }, "Erase");
-    return h("li", {}, h("div", { class: "row" }, open, h("span", { class: "hint grow" }, `${count(faces, "face")}, since `, when(created)), erase), place);
+    const erase = h(
+      "button",
+      {
+        type: "button",
+        class: "danger quiet",
+        "aria-label": `Erase ${subject}`,
+        on: { click: () => this.#erase(subject, faces) },
+      },
+      "Erase",
+    );
+    return h(
+      "li",
+      {},
+      h(
+        "div",
+        { class: "row" },
+        open,
+        h("span", { class: "hint grow" }, `${count(faces, "face")}, since `, when(created)),
+        erase,
+      ),
+      place,
+    );
   }
 
   async #showFaces(place, subject) {
     put(place, waiting("Reading the faces"));
     try {
       const { faces } = await this.#api.get(path`/collections/${this.#name}/subjects/${subject}`);
-      put(place, h("ul", { class: "rows inner" }, faces.map((face, index) => this.#face(subject, face, index + 1))));
+      put(
+        place,
+        h(
+          "ul",
+          { class: "rows inner" },
+          faces.map((face, index) => this.#face(subject, face, index + 1)),
+        ),
+      );
     } catch (error) {
       put(place, errorBox(error));
     }
@@ -96,24 +137,46 @@ export class CollectionView {
 
   #face(subject, face, number) {
     const about = [
-      ["Quality", face.quality === null ? "not known: an embedding" : meter(face.quality, `Quality of face ${number} of ${subject}`)],
+      [
+        "Quality",
+        face.quality === null
+          ? "not known: an embedding"
+          : meter(face.quality, `Quality of face ${number} of ${subject}`),
+      ],
       ["Consent", face.consent ?? "—"],
       ["Crop", face.has_crop ? "kept" : "not kept"],
       ["Enrolled", when(face.created_at)],
       ["Id", h("code", { class: "wrap" }, face.face_id)],
     ];
-    const erase = h("button", { type: "button", class: "danger quiet", "aria-label": `Erase face ${number} of ${subject}`, on: { click: () => this.#eraseFace(subject, face) } }, "Erase face");
+    const erase = h(
+      "button",
+      {
+        type: "button",
+        class: "danger quiet",
+        "aria-label": `Erase face ${number} of ${subject}`,
+        on: { click: () => this.#eraseFace(subject, face) },
+      },
+      "Erase face",
+    );
     return h("li", { class: "row" }, facts(about, "inline grow"), erase);
   }
 
   #erase(subject, faces) {
-    confirmed(`Erase ${subject}?`, `${subject} is erased from ${this.#name} with ${count(faces, "face")}. Nothing brings them back, a backup neither.`, "Erase", () =>
-      this.#delete(path`/collections/${this.#name}/subjects/${subject}`),
+    confirmed(
+      `Erase ${subject}?`,
+      `${subject} is erased from ${this.#name} with ${count(faces, "face")}. Nothing brings them back, a backup neither.`,
+      "Erase",
+      () => this.#delete(path`/collections/${this.#name}/subjects/${subject}`),
     );
   }
 
   #eraseFace(subject, { face_id: face }) {
-    confirmed(`Erase a face of ${subject}?`, "The face is erased; with the last one, the person is too.", "Erase face", () => this.#delete(path`/collections/${this.#name}/subjects/${subject}/faces/${face}`));
+    confirmed(
+      `Erase a face of ${subject}?`,
+      "The face is erased; with the last one, the person is too.",
+      "Erase face",
+      () => this.#delete(path`/collections/${this.#name}/subjects/${subject}/faces/${face}`),
+    );
   }
 
   async #delete(url) {
@@ -124,7 +187,14 @@ export class CollectionView {
   }
 }
 
-function settingsOf({ model, retention_days: days, store_crops: crops, require_consent: consent, target_fmr: fmr, created_at: created }) {
+function settingsOf({
+  model,
+  retention_days: days,
+  store_crops: crops,
+  require_consent: consent,
+  target_fmr: fmr,
+  created_at: created,
+}) {
   return facts(
     [
       ["Model", model.id],

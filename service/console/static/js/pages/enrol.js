@@ -14,7 +14,16 @@ export function enrolForm(api, collection, changed) {
   const consent = h("input", { type: "text", autocomplete: "off", required: collection.require_consent });
   const results = h("ul", { class: "uploads", "aria-label": "Photos" });
   const summary = h("p", { class: "hint" });
-  const form = h("form", { class: "controls" }, field("Person", subject, "A name or number; photos of one person go under one name."), field("Consent reference", consent, collection.require_consent ? "Required here." : "Where the consent is kept, if there is one."));
+  const form = h(
+    "form",
+    { class: "controls" },
+    field("Person", subject, "A name or number; photos of one person go under one name."),
+    field(
+      "Consent reference",
+      consent,
+      collection.require_consent ? "Required here." : "Where the consent is kept, if there is one.",
+    ),
+  );
   form.addEventListener("submit", (event) => event.preventDefault());
   const give = async (files) => {
     if (!form.reportValidity()) {
@@ -25,7 +34,9 @@ export function enrolForm(api, collection, changed) {
     put(summary, `Enrolling ${count(files.length, "photo")} of ${name}.`);
     const uploads = files.map((file) => new Upload(file));
     results.prepend(...uploads.map(({ element }) => element));
-    const done = await inTurns(uploads, (upload) => upload.send(api, path`/collections/${collection.name}/subjects/${name}/faces`, reference));
+    const done = await inTurns(uploads, (upload) =>
+      upload.send(api, path`/collections/${collection.name}/subjects/${name}/faces`, reference),
+    );
     const enrolled = done.filter(Boolean).length;
     const text = `Enrolled ${enrolled} of ${count(files.length, "photo")} of ${name}.`;
     put(summary, text);
@@ -42,7 +53,12 @@ class Upload {
     this.file = file;
     this.canvas = h("canvas", { class: "crop", "aria-hidden": "true" });
     this.state = h("div", { class: "grow" }, h("p", { class: "hint" }, "Waiting"));
-    this.element = h("li", { class: "upload" }, this.canvas, h("div", { class: "grow" }, h("p", { class: "upload-name" }, file.name), this.state));
+    this.element = h(
+      "li",
+      { class: "upload" },
+      this.canvas,
+      h("div", { class: "grow" }, h("p", { class: "upload-name" }, file.name), this.state),
+    );
   }
 
   /** Whether it was enrolled. */
@@ -53,7 +69,18 @@ class Upload {
     try {
       const { faces } = await api.call("POST", url, { parts });
       const [face] = faces;
-      put(this.state, h("p", {}, h("span", { class: "badge small good" }, "enrolled"), face.quality === null ? "" : ` quality ${face.quality.toFixed(2)}`, face.quality !== null && face.quality < 0.5 && h("span", { class: "hint" }, " low: a sharper, frontal photo would serve better")));
+      put(
+        this.state,
+        h(
+          "p",
+          {},
+          h("span", { class: "badge small good" }, "enrolled"),
+          face.quality === null ? "" : ` quality ${face.quality.toFixed(2)}`,
+          face.quality !== null &&
+            face.quality < 0.5 &&
+            h("span", { class: "hint" }, " low: a sharper, frontal photo would serve better"),
+        ),
+      );
       return true;
     } catch (error) {
       put(this.state, h("span", { class: "badge small bad" }, "not enrolled"), errorBox(error));
@@ -67,7 +94,14 @@ class Upload {
     try {
       const photo = await Photo.open(this.file);
       const side = Math.min(photo.width, photo.height);
-      photo.drawFace(this.canvas, { bbox: [(photo.width - side) / 2, (photo.height - side) / 2, (photo.width + side) / 2, (photo.height + side) / 2].map((edge) => edge) });
+      photo.drawFace(this.canvas, {
+        bbox: [
+          (photo.width - side) / 2,
+          (photo.height - side) / 2,
+          (photo.width + side) / 2,
+          (photo.height + side) / 2,
+        ].map((edge) => edge),
+      });
       photo.close();
     } catch {
       this.canvas.hidden = true; // the server says what is wrong with it

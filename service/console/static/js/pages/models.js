@@ -39,7 +39,13 @@ class Models {
       h(
         "div",
         { class: "stack" },
-        h("section", { class: "card", "aria-label": "Versions" }, h("div", { class: "row between" }, h("h2", {}, "Versions"), back), this.#problem, this.#list),
+        h(
+          "section",
+          { class: "card", "aria-label": "Versions" },
+          h("div", { class: "row between" }, h("h2", {}, "Versions"), back),
+          this.#problem,
+          this.#list,
+        ),
         h("section", { class: "card", "aria-label": "Jobs" }, h("h2", {}, "Jobs"), this.#jobs),
         h("section", { class: "card", "aria-label": "Shadow" }, h("h2", {}, "In shadow"), this.#shadow),
       ),
@@ -67,9 +73,17 @@ class Models {
 
   #showList(models) {
     const order = { champion: 0, candidate: 1, retired: 2 };
-    models.sort((a, b) => (b.kind === "embedder") - (a.kind === "embedder") || order[a.standing] - order[b.standing] || a.id.localeCompare(b.id));
+    models.sort(
+      (a, b) =>
+        (b.kind === "embedder") - (a.kind === "embedder") ||
+        order[a.standing] - order[b.standing] ||
+        a.id.localeCompare(b.id),
+    );
     if (!models.some(({ id }) => id === this.#chosen)) this.#chosen = models[0]?.id ?? null;
-    put(this.#list, models.map((each) => h("li", {}, this.#choice(each))));
+    put(
+      this.#list,
+      models.map((each) => h("li", {}, this.#choice(each))),
+    );
     this.#loadShadow(models.some(({ in_shadow: there }) => there));
     if (this.#chosen) this.#showModel(this.#chosen);
   }
@@ -77,14 +91,28 @@ class Models {
   #choice({ id, kind, standing, loaded, in_shadow: shadow }) {
     const choose = () => {
       this.#chosen = id;
-      for (const button of this.#list.querySelectorAll("button")) button.setAttribute("aria-pressed", String(button.dataset.id === id));
+      for (const button of this.#list.querySelectorAll("button"))
+        button.setAttribute("aria-pressed", String(button.dataset.id === id));
       this.#showModel(id);
     };
     return h(
       "button",
-      { type: "button", class: "choice", "aria-pressed": String(id === this.#chosen), data: { id }, on: { click: choose } },
+      {
+        type: "button",
+        class: "choice",
+        "aria-pressed": String(id === this.#chosen),
+        data: { id },
+        on: { click: choose },
+      },
       h("span", { class: "choice-name" }, id),
-      h("span", { class: "row tight" }, h("span", { class: `badge small ${standing === "champion" ? "good" : "plain"}` }, standing), loaded && h("span", { class: "badge small plain" }, "loaded"), shadow && h("span", { class: "badge small warn" }, "in shadow"), h("span", { class: "hint" }, kind)),
+      h(
+        "span",
+        { class: "row tight" },
+        h("span", { class: `badge small ${standing === "champion" ? "good" : "plain"}` }, standing),
+        loaded && h("span", { class: "badge small plain" }, "loaded"),
+        shadow && h("span", { class: "badge small warn" }, "in shadow"),
+        h("span", { class: "hint" }, kind),
+      ),
     );
   }
 
@@ -93,7 +121,11 @@ class Models {
     this.#view.dataset.id = id;
     try {
       const model = await this.#api.get(path`/models/${id}`);
-      if (this.#chosen === id) put(this.#view, modelDetail(model, { activate: () => this.#activate(id), shadow: (share) => this.#beginShadow(id, share) }));
+      if (this.#chosen === id)
+        put(
+          this.#view,
+          modelDetail(model, { activate: () => this.#activate(id), shadow: (share) => this.#beginShadow(id, share) }),
+        );
     } catch (error) {
       if (this.#chosen === id) put(this.#view, h("section", { class: "card" }, errorBox(error)));
     }
@@ -101,11 +133,18 @@ class Models {
 
   #activate(id) {
     const text = `${id} is promoted and decides from then on. Collections whose faces have crops are embedded anew and follow; others stay on their model.`;
-    confirmed(`Activate ${id}?`, text, "Activate", () => this.#begin("POST", path`/models/${id}/activate`, `Activation of ${id} has begun.`));
+    confirmed(`Activate ${id}?`, text, "Activate", () =>
+      this.#begin("POST", path`/models/${id}/activate`, `Activation of ${id} has begun.`),
+    );
   }
 
   #rollBack() {
-    confirmed("Roll back?", "The model before the present one decides from then on, and collections go back with it.", "Roll back", () => this.#begin("POST", "/models/rollback", "The way back has begun."));
+    confirmed(
+      "Roll back?",
+      "The model before the present one decides from then on, and collections go back with it.",
+      "Roll back",
+      () => this.#begin("POST", "/models/rollback", "The way back has begun."),
+    );
   }
 
   async #begin(method, url, text) {
@@ -118,8 +157,14 @@ class Models {
     clearTimeout(this.#timer);
     try {
       const { jobs } = await this.#api.get("/jobs", { query: { limit: 5 } });
-      put(this.#jobs, jobs.length ? h("ul", { class: "rows" }, jobs.map(jobItem)) : h("p", { class: "hint" }, "No model was changed yet."));
-      if (jobs.some(({ state }) => OPEN_STATES.includes(state)) && !this.#closed) this.#timer = setTimeout(() => this.#follow(jobs), POLL_MS);
+      put(
+        this.#jobs,
+        jobs.length
+          ? h("ul", { class: "rows" }, jobs.map(jobItem))
+          : h("p", { class: "hint" }, "No model was changed yet."),
+      );
+      if (jobs.some(({ state }) => OPEN_STATES.includes(state)) && !this.#closed)
+        this.#timer = setTimeout(() => this.#follow(jobs), POLL_MS);
     } catch (error) {
       put(this.#jobs, refusal(error));
     }
@@ -136,7 +181,8 @@ class Models {
   }
 
   async #loadShadow(there = true) {
-    if (!there) return put(this.#shadow, h("p", { class: "hint" }, "No candidate is compared with the model that answers."));
+    if (!there)
+      return put(this.#shadow, h("p", { class: "hint" }, "No candidate is compared with the model that answers."));
     try {
       put(this.#shadow, this.#shadowView(await this.#api.get("/models/shadow")));
     } catch (error) {
@@ -148,13 +194,28 @@ class Models {
   #shadowView(found) {
     const place = h("div");
     const end = h("button", { type: "button" }, "End");
-    end.addEventListener("click", () => doing(end, place, async () => {
-      await this.#api.call("DELETE", "/models/shadow");
-      await this.load();
-    }));
+    end.addEventListener("click", () =>
+      doing(end, place, async () => {
+        await this.#api.call("DELETE", "/models/shadow");
+        await this.load();
+      }),
+    );
     const changed = found.flipped_to_match + found.flipped_to_non_match;
-    const text = found.compared === 0 ? "Nothing was compared yet." : `Of ${found.compared} comparisons ${found.same} were decided alike, ${changed} otherwise (${found.flipped_to_match} to a match, ${found.flipped_to_non_match} to no match).`;
-    return [h("p", {}, h("strong", {}, found.model_id), ` on ${Math.round(found.share * 100)} % of /verify`), h("p", {}, text), place, h("div", { class: "row" }, end, h("button", { type: "button", class: "quiet", on: { click: () => this.#loadShadow() } }, "Refresh"))];
+    const text =
+      found.compared === 0
+        ? "Nothing was compared yet."
+        : `Of ${found.compared} comparisons ${found.same} were decided alike, ${changed} otherwise (${found.flipped_to_match} to a match, ${found.flipped_to_non_match} to no match).`;
+    return [
+      h("p", {}, h("strong", {}, found.model_id), ` on ${Math.round(found.share * 100)} % of /verify`),
+      h("p", {}, text),
+      place,
+      h(
+        "div",
+        { class: "row" },
+        end,
+        h("button", { type: "button", class: "quiet", on: { click: () => this.#loadShadow() } }, "Refresh"),
+      ),
+    ];
   }
 
   async #beginShadow(id, share) {
@@ -171,9 +232,20 @@ function jobItem({ kind, model_id: model, state, progress, error, collections, c
     "li",
     {},
     h("p", { class: "row tight" }, h("strong", {}, kind), model, h("span", { class: `badge small ${tone}` }, state)),
-    open && h("progress", { max: "1", value: String(progress), "aria-label": `Progress of ${kind} ${model}` }, `${Math.round(progress * 100)} %`),
+    open &&
+      h(
+        "progress",
+        { max: "1", value: String(progress), "aria-label": `Progress of ${kind} ${model}` },
+        `${Math.round(progress * 100)} %`,
+      ),
     error && h("p", { class: "notice bad" }, error),
-    collections.map(({ collection, state: became, reason, without_crop: without }) => h("p", { class: "hint" }, `${collection ?? "an erased collection"}: ${became}${reason ? `, ${reason}` : ""}${without ? `, ${without} faces without a crop` : ""}`)),
+    collections.map(({ collection, state: became, reason, without_crop: without }) =>
+      h(
+        "p",
+        { class: "hint" },
+        `${collection ?? "an erased collection"}: ${became}${reason ? `, ${reason}` : ""}${without ? `, ${without} faces without a crop` : ""}`,
+      ),
+    ),
     h("p", { class: "hint" }, when(created)),
   );
 }

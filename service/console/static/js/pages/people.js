@@ -24,11 +24,21 @@ class People {
 
   constructor(api) {
     this.#api = api;
-    const create = h("button", { type: "button", class: "primary", on: { click: () => this.#create() } }, "New collection");
+    const create = h(
+      "button",
+      { type: "button", class: "primary", on: { click: () => this.#create() } },
+      "New collection",
+    );
     this.element = h(
       "div",
       { class: "split narrow-first" },
-      h("section", { class: "card", "aria-label": "Collections" }, h("div", { class: "row between" }, h("h2", {}, "Collections"), create), this.#problem, this.#list),
+      h(
+        "section",
+        { class: "card", "aria-label": "Collections" },
+        h("div", { class: "row between" }, h("h2", {}, "Collections"), create),
+        this.#problem,
+        this.#list,
+      ),
       this.#view,
     );
   }
@@ -46,19 +56,41 @@ class People {
 
   #showList(collections) {
     if (!collections.some(({ name }) => name === this.#chosen)) this.#chosen = collections[0]?.name ?? null;
-    put(this.#list, collections.map((each) => h("li", {}, this.#choice(each))));
-    if (collections.length === 0) put(this.#view, h("section", { class: "card" }, empty("No collection yet", "A collection is a gallery of people for one purpose. Make the first one.")));
+    put(
+      this.#list,
+      collections.map((each) => h("li", {}, this.#choice(each))),
+    );
+    if (collections.length === 0)
+      put(
+        this.#view,
+        h(
+          "section",
+          { class: "card" },
+          empty("No collection yet", "A collection is a gallery of people for one purpose. Make the first one."),
+        ),
+      );
     else this.#showCollection(collections.find(({ name }) => name === this.#chosen));
   }
 
-  #choice({ name, purpose, subjects, faces }) {
-    const choose = () => {
-      this.#chosen = name;
-      this.load();
-    };
+  /** At once, from what is known of it: between two collections nobody may enrol into the one before. */
+  #choose(collection) {
+    this.#chosen = collection.name;
+    for (const button of this.#list.querySelectorAll("button"))
+      button.setAttribute("aria-pressed", String(button.dataset.name === collection.name));
+    this.#showCollection(collection);
+  }
+
+  #choice(collection) {
+    const { name, purpose, subjects, faces } = collection;
     return h(
       "button",
-      { type: "button", class: "choice", "aria-pressed": String(name === this.#chosen), on: { click: choose } },
+      {
+        type: "button",
+        class: "choice",
+        "aria-pressed": String(name === this.#chosen),
+        data: { name },
+        on: { click: () => this.#choose(collection) },
+      },
       h("span", { class: "choice-name" }, name),
       h("span", { class: "hint" }, `${count(subjects, "person", "people")}, ${count(faces, "face")}`),
       h("span", { class: "hint" }, purpose),
@@ -66,7 +98,10 @@ class People {
   }
 
   #showCollection(collection) {
-    const view = new CollectionView(this.#api, collection, { changed: () => this.#count(), erase: () => this.#erase(collection) });
+    const view = new CollectionView(this.#api, collection, {
+      changed: () => this.#count(),
+      erase: () => this.#erase(collection),
+    });
     put(this.#view, view.element);
     view.load();
   }
@@ -75,7 +110,10 @@ class People {
   async #count() {
     try {
       const { collections } = await this.#api.get("/collections");
-      put(this.#list, collections.map((each) => h("li", {}, this.#choice(each))));
+      put(
+        this.#list,
+        collections.map((each) => h("li", {}, this.#choice(each))),
+      );
     } catch (error) {
       put(this.#problem, errorBox(error));
     }
@@ -83,15 +121,28 @@ class People {
 
   #erase({ name, subjects, faces }) {
     const text = `${name} is erased with ${count(subjects, "person", "people")} and ${count(faces, "face")}, and with the key that they are encrypted with. Nothing brings them back.`;
-    confirmed(`Erase the collection ${name}?`, text, "Erase collection", async () => {
-      const receipt = await this.#api.call("DELETE", path`/collections/${name}`);
-      await this.load();
-      showReceipt(receipt);
-    }, name);
+    confirmed(
+      `Erase the collection ${name}?`,
+      text,
+      "Erase collection",
+      async () => {
+        const receipt = await this.#api.call("DELETE", path`/collections/${name}`);
+        await this.load();
+        showReceipt(receipt);
+      },
+      name,
+    );
   }
 
   #create() {
-    const name = h("input", { type: "text", required: true, autocomplete: "off", spellcheck: "false", pattern: "[A-Za-z0-9][A-Za-z0-9._\\-]{0,63}", title: "Letters, digits, dot, underscore and hyphen" });
+    const name = h("input", {
+      type: "text",
+      required: true,
+      autocomplete: "off",
+      spellcheck: "false",
+      pattern: "[A-Za-z0-9][A-Za-z0-9._\\-]{0,63}",
+      title: "Letters, digits, dot, underscore and hyphen",
+    });
     const purpose = h("input", { type: "text", required: true, autocomplete: "off" });
     const days = h("input", { type: "number", min: "1", step: "1" });
     const crops = h("input", { type: "checkbox" });
@@ -112,22 +163,27 @@ class People {
     const dialog = openDialog("New collection", form);
     form.addEventListener("submit", async (event) => {
       event.preventDefault();
-      const json = { purpose: purpose.value, retention_days: days.value ? days.valueAsNumber : null, store_crops: crops.checked, require_consent: consent.checked };
+      const json = {
+        purpose: purpose.value,
+        retention_days: days.value ? days.valueAsNumber : null,
+        store_crops: crops.checked,
+        require_consent: consent.checked,
+      };
       const done = await doing(go, place, async () => {
         await this.#refuseExisting(name.value);
-        await this.#api.call("PUT", path`/collections/${name.value}`, { json });
+        this.#choose(await this.#api.call("PUT", path`/collections/${name.value}`, { json }));
       });
       if (!done) return;
-      this.#chosen = name.value;
       dialog.close();
       announce(`Created ${name.value}.`);
-      this.load();
+      this.#count();
     });
   }
 
   /** PUT would change the settings of one that is there, which nobody means who asks for a new one. */
   async #refuseExisting(name) {
     const { collections } = await this.#api.get("/collections");
-    if (collections.some((each) => each.name === name)) throw Object.assign(new Error(`There is a collection ${name} already.`), { code: "already_exists" });
+    if (collections.some((each) => each.name === name))
+      throw Object.assign(new Error(`There is a collection ${name} already.`), { code: "already_exists" });
   }
 }

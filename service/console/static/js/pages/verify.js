@@ -31,14 +31,23 @@ class Verify {
 
   constructor(api) {
     this.#api = api;
-    for (const [name, title] of [["a", "Photo A"], ["b", "Photo B"]]) this.#sides[name] = new Side(title, () => this.#compare());
-    this.element = h("div", { class: "verify" }, h("div", { class: "pair" }, this.#sides.a.element, this.#sides.b.element), this.#result);
+    for (const [name, title] of [
+      ["a", "Photo A"],
+      ["b", "Photo B"],
+    ])
+      this.#sides[name] = new Side(title, () => this.#compare());
+    this.element = h(
+      "div",
+      { class: "verify" },
+      h("div", { class: "pair" }, this.#sides.a.element, this.#sides.b.element),
+      this.#result,
+    );
     put(this.#result, nothingYet());
   }
 
   close() {
     this.#abort?.abort();
-    for (const side of Object.values(this.#sides)) side.close();
+    for (const side of Object.values(this.#sides)) side.leave();
   }
 
   async #compare() {
@@ -62,7 +71,10 @@ class Verify {
   }
 
   async #ask(a, b, signal) {
-    const parts = [["image_a", a], ["image_b", b]];
+    const parts = [
+      ["image_a", a],
+      ["image_b", b],
+    ];
     const asked = this.#uncalibrated ? [...parts, ["threshold", String(UNCALIBRATED_THRESHOLD)]] : parts;
     try {
       return await this.#api.call("POST", "/verify", { parts: asked, signal });
@@ -90,7 +102,12 @@ class Verify {
       put(numbers, factsOf(answer, threshold, rate, calibration));
     };
     const slider = calibration ? rateSlider(calibration, answer, decide) : thresholdSlider(answer, decide);
-    put(this.#result, h("h2", { class: "unseen" }, "Decision"), verdict, h("div", { class: "split" }, picture.box, h("div", { class: "stack" }, slider, numbers)));
+    put(
+      this.#result,
+      h("h2", { class: "unseen" }, "Decision"),
+      verdict,
+      h("div", { class: "split" }, picture.box, h("div", { class: "stack" }, slider, numbers)),
+    );
     announce(answer.similarity >= answer.threshold ? "They match." : "They do not match.");
   }
 }
@@ -106,7 +123,7 @@ class Side {
     const give = async ([file]) => {
       this.file = file;
       await this.#open(file);
-      changed();
+      if (this.file === file) changed();
     };
     const picker = photoPicker({ title, give, stage: this.#canvas });
     this.element = h("section", { class: "card side", "aria-label": title }, h("h2", {}, title), picker, this.#notes);
@@ -116,21 +133,30 @@ class Side {
     this.close();
     put(this.#notes, waiting("Reading the photo"));
     try {
-      this.#photo = await Photo.open(file);
-      this.#photo.draw(this.#canvas);
+      const photo = await Photo.open(file);
+      if (this.file !== file) return photo.close(); // another was given meanwhile
+      this.#photo = photo;
+      photo.draw(this.#canvas);
       this.#canvas.hidden = false;
       put(this.#notes);
     } catch (error) {
       this.#canvas.hidden = true;
       put(this.#notes, h("p", { class: "notice" }, `${error.message} It is sent all the same.`));
     }
+    return undefined;
   }
 
   /** The face that was compared, with what may be wrong with it. */
   show(face) {
     if (!this.#photo) return;
     this.#photo.draw(this.#canvas, face ? [{ face }] : []);
-    put(this.#notes, face && [h("p", { class: "hint" }, `Quality ${face.quality.toFixed(2)}, detection ${face.det_score.toFixed(2)}`), ...warnings(face).map((text) => h("p", { class: "notice" }, text))]);
+    put(
+      this.#notes,
+      face && [
+        h("p", { class: "hint" }, `Quality ${face.quality.toFixed(2)}, detection ${face.det_score.toFixed(2)}`),
+        ...warnings(face).map((text) => h("p", { class: "notice" }, text)),
+      ],
+    );
   }
 
   fail(text) {
@@ -141,16 +167,33 @@ class Side {
     this.#photo?.close();
     this.#photo = null;
   }
+
+  leave() {
+    this.file = null;
+    this.close();
+  }
 }
 
 function nothingYet(one = null) {
-  return h("p", { class: "placeholder" }, one ? "One more photo, and they are compared." : "Give two photos: the decision, and the angle between the two embeddings, will be here.");
+  return h(
+    "p",
+    { class: "placeholder" },
+    one
+      ? "One more photo, and they are compared."
+      : "Give two photos: the decision, and the angle between the two embeddings, will be here.",
+  );
 }
 
 function verdictOf(matched, rate, threshold) {
-  const grounds = rate === null ? `at a threshold of ${threshold.toFixed(3)}` : `at a false-match rate of ${oneIn(rate)}`;
+  const grounds =
+    rate === null ? `at a threshold of ${threshold.toFixed(3)}` : `at a false-match rate of ${oneIn(rate)}`;
   return [
-    h("p", { class: `badge ${matched ? "good" : "bad"}` }, h("span", { "aria-hidden": "true" }, matched ? "✓ " : "✕ "), matched ? "Match" : "No match"),
+    h(
+      "p",
+      { class: `badge ${matched ? "good" : "bad"}` },
+      h("span", { "aria-hidden": "true" }, matched ? "✓ " : "✕ "),
+      matched ? "Match" : "No match",
+    ),
     h("p", {}, matched ? "Taken for one person " : "Not taken for one person ", grounds, "."),
   ];
 }
@@ -160,9 +203,20 @@ function factsOf(answer, threshold, rate, calibration) {
   return facts([
     ["Angle", `${answer.angle_degrees.toFixed(1)}° (threshold ${degrees(threshold).toFixed(1)}°)`],
     ["Similarity", `${answer.similarity.toFixed(3)} (threshold ${threshold.toFixed(3)})`],
-    ["Probability of one person", calibration ? h("span", {}, percent(probability(calibration, answer.similarity)), h("span", { class: "hint" }, " at equal prior odds")) : "the model has no calibration"],
+    [
+      "Probability of one person",
+      calibration
+        ? h(
+            "span",
+            {},
+            percent(probability(calibration, answer.similarity)),
+            h("span", { class: "hint" }, " at equal prior odds"),
+          )
+        : "the model has no calibration",
+    ],
     calibration && ["Strangers this alike", strangers(alike, calibration.impostor_pairs)],
-    calibration && rate !== null && ["Pairs of one person found", `${percent(tarAt(calibration, rate))} on the calibration's data`],
+    calibration &&
+      rate !== null && ["Pairs of one person found", `${percent(tarAt(calibration, rate))} on the calibration's data`],
     ["Model", answer.model.id],
   ]);
 }
@@ -185,17 +239,35 @@ function rateSlider(calibration, answer, decide) {
   const [low, high] = fmrRange(calibration).map(Math.log10);
   const rateAt = (step) => 10 ** (high + (step / STEPS) * (low - high));
   const first = Math.log10(Math.min(Math.max(answer.target_fmr ?? 10 ** high, 10 ** low), 10 ** high));
-  const input = h("input", { type: "range", min: "0", max: String(STEPS), step: "1", value: String(Math.round(((first - high) / (low - high)) * STEPS)) });
+  const input = h("input", {
+    type: "range",
+    min: "0",
+    max: String(STEPS),
+    step: "1",
+    value: String(Math.round(((first - high) / (low - high)) * STEPS)),
+  });
   const shown = h("output", {});
   const move = (rate, threshold) => {
     put(shown, oneIn(rate));
     input.setAttribute("aria-valuetext", `${oneIn(rate)} pairs of strangers`);
     decide(threshold, rate);
   };
-  input.addEventListener("input", () => move(rateAt(input.valueAsNumber), thresholdAt(calibration, rateAt(input.valueAsNumber))));
+  input.addEventListener("input", () =>
+    move(rateAt(input.valueAsNumber), thresholdAt(calibration, rateAt(input.valueAsNumber))),
+  );
   move(answer.target_fmr, answer.threshold); // the server's own words first
   const [lax, strict] = fmrRange(calibration).reverse().map(oneIn);
-  return h("div", { class: "slider" }, field(h("span", { class: "slider-label" }, "False-match rate ", shown), input), h("div", { class: "ends", "aria-hidden": "true" }, h("span", {}, `${lax}, lax`), h("span", {}, `strict, ${strict}`)));
+  return h(
+    "div",
+    { class: "slider" },
+    field(h("span", { class: "slider-label" }, "False-match rate ", shown), input),
+    h(
+      "div",
+      { class: "ends", "aria-hidden": "true" },
+      h("span", {}, `${lax}, lax`),
+      h("span", {}, `strict, ${strict}`),
+    ),
+  );
 }
 
 function thresholdSlider(answer, decide) {
@@ -207,5 +279,13 @@ function thresholdSlider(answer, decide) {
   };
   input.addEventListener("input", move);
   move();
-  return h("div", { class: "slider" }, field(h("span", { class: "slider-label" }, "Threshold ", shown), input, "This model has no calibration: what a threshold means in rates is not known."));
+  return h(
+    "div",
+    { class: "slider" },
+    field(
+      h("span", { class: "slider-label" }, "Threshold ", shown),
+      input,
+      "This model has no calibration: what a threshold means in rates is not known.",
+    ),
+  );
 }
