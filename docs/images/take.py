@@ -15,11 +15,13 @@ HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 sys.path += [str(ROOT), str(ROOT / "tests" / "support")]
 
-from activation import NEW, two_models  # noqa: E402
+from activation import two_models  # noqa: E402
 from browser import DESKTOP, PHONE, Console, chromium, upload  # noqa: E402
 from live_server import LiveServer, live_server  # noqa: E402
 from photos import astronaut, encode, group, hopper  # noqa: E402
 from playwright.sync_api import Browser  # noqa: E402
+
+from models import zoo  # noqa: E402
 
 MAX_BYTES = 150_000
 
@@ -63,8 +65,7 @@ def identify(console: Console) -> None:
 
 def show_model(console: Console) -> None:
     """Fill the page Models."""
-    console.open("models").get_by_role("button", name=NEW).click()
-    console.page.get_by_role("heading", level=3, name=NEW).wait_for()
+    console.open("models").get_by_role("img", name="Score histogram").wait_for()
 
 
 def save(console: Console, name: str, height: int) -> None:
@@ -88,7 +89,7 @@ def take(browser: Browser, server: LiveServer) -> None:
         (compare, "verify", 1170, "light"),
         (enrol, "people", 1080, "light"),
         (identify, "identify", 780, "dark"),
-        (show_model, "models", 1230, "light"),
+        (show_model, "models", 1290, "light"),
     ):
         console = Console(browser, server.http, DESKTOP, scheme)
         fill(console)
@@ -104,6 +105,8 @@ def take(browser: Browser, server: LiveServer) -> None:
 
 if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as folder:
-        two_models(ROOT / ".cache" / "models", Path(folder) / "data" / "models")
+        registry = two_models(ROOT / ".cache" / "models", Path(folder) / "data" / "models")
+        for model_id in zoo.default_ids():
+            zoo.pull(registry, model_id)
         with live_server(Path(folder) / "data") as server, chromium() as browser:
             take(browser, server)

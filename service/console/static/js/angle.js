@@ -33,10 +33,11 @@ function draw(picture, angle, limit, matched) {
     s("circle", { class: "angle-origin", cx: X, cy: Y, r: 4 }),
     text("angle-name", 0, RADIUS + 16, "A"),
     text("angle-name", angle, RADIUS + 18, "B"),
-    Math.abs(angle - limit) > 9 && text("angle-limit-name", limit, RADIUS + 22, `threshold ${limit.toFixed(1)}°`),
+    // On the side where the second vector is not.
+    text("angle-limit-name", limit, RADIUS + 20, `threshold ${limit.toFixed(1)}°`, angle > limit ? "start" : "end"),
     text("angle-value", Math.max(angle / 2, 14), angle < 50 ? 84 : 72, `${angle.toFixed(1)}°`),
   ];
-  picture.replaceChildren(...shapes.filter(Boolean));
+  picture.replaceChildren(...shapes);
 }
 
 function ticks() {
@@ -66,9 +67,9 @@ function ray(name, angle, length) {
   return s("line", { class: name, x1: X, y1: Y, x2, y2 });
 }
 
-function text(name, angle, distance, content) {
+function text(name, angle, distance, content, anchor = "middle") {
   const [x, y] = at_(angle, distance);
-  return s("text", { class: name, x, y: y + 4, "text-anchor": "middle" }, content);
+  return s("text", { class: name, x, y: y + 4, "text-anchor": anchor }, content);
 }
 
 function arc(angle, radius, filled) {

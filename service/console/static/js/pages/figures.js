@@ -11,6 +11,7 @@ const SECONDS = "facesphere_request_seconds";
 /** Routes of this page itself: what they count is no work of the server's. */
 export const OWN = ["/metrics", "/health/ready", "/health/live", "/openapi.json", "/", "/console", "/console/", "none"];
 
+/** All requests but those, as one histogram of seconds. */
 export function work(samples) {
   const all = new Map();
   for (const { labels } of samples.get(`${SECONDS}_count`) ?? []) {
@@ -21,6 +22,7 @@ export function work(samples) {
   return [...all].sort(([a], [b]) => a - b);
 }
 
+/** A number, what it is, and how it went lately. */
 export function tile(title, value, hint, values) {
   return h(
     "section",
@@ -32,6 +34,7 @@ export function tile(title, value, hint, values) {
   );
 }
 
+/** What runs on what, and how much is enrolled. */
 export function serverFacts(samples, ready, version) {
   const models = (samples.get("facesphere_model_info") ?? []).map(({ labels }) => [
     labels.kind === "embedder" ? "Embedder" : "Detector",
@@ -56,6 +59,7 @@ export function serverFacts(samples, ready, version) {
   ]);
 }
 
+/** How long each stage of a photo takes. */
 export function stageTable(samples) {
   const names = [...new Set((samples.get("facesphere_stage_seconds_count") ?? []).map(({ labels }) => labels.stage))];
   if (names.length === 0) return h("p", { class: "hint" }, "No photo was worked on yet.");
@@ -67,6 +71,7 @@ export function stageTable(samples) {
   return table("Stages of the work", ["Stage", "Times", "Mean", "95 % within"], rows);
 }
 
+/** The routes with most answers. */
 export function answerTable(samples) {
   const counts = new Map();
   for (const { labels, value } of samples.get(REQUESTS) ?? []) {
@@ -78,10 +83,16 @@ export function answerTable(samples) {
   const rows = [...counts.values()]
     .sort((a, b) => b[3] - a[3])
     .slice(0, 12)
-    .map(([route, protocol, code, value]) => [route, protocol, code, value.toLocaleString("en")]);
+    .map(([route, protocol, code, value]) => [breakable(route), protocol, code, value.toLocaleString("en")]);
   return table("Answers by route", ["Route", "Protocol", "Code", "Answers"], rows);
 }
 
+/** A path that may go on in the next line after a slash. */
+function breakable(route) {
+  return route.split(/(?<=\/)/).flatMap((part) => [part, h("wbr")]);
+}
+
+/** What was decided, and on which similarities. */
 export function decisionView(samples) {
   const parts = ["verify", "identify"].map((kind) => {
     const [match, other] = ["match", "no_match"].map((decision) =>
@@ -148,6 +159,7 @@ function table(label, heads, rows) {
   );
 }
 
+/** A duration as people read it. */
 export function seconds(value) {
   return value < 1 ? `${(1000 * value).toFixed(value < 0.01 ? 1 : 0)} ms` : `${value.toFixed(2)} s`;
 }

@@ -5,6 +5,8 @@ import { facts, field, h } from "../dom.js";
 import { render } from "../markdown.js";
 import { doing, oneIn } from "../parts.js";
 
+const RARE = 1e-4; // of all pairs; what is rarer than this would not be seen in a bar
+
 /** `activate()` and `shadow(share)` are what the buttons do. */
 export function modelDetail(model, { activate, shadow }) {
   return h(
@@ -204,44 +206,33 @@ function byThreshold(points) {
 }
 
 function scores({ scores: found = null }) {
-  if (found === null)
-    return notMeasured("Score histogram", "The calibration of this bundle has rates, and no counts of scores.");
-  const { genuine, impostor } = found;
-  const width = 2 / genuine.length; // over -1..1
-  const share = (counts) => {
-    const all = counts.reduce((sum, each) => sum + each, 0);
-    return counts.map((each, index) => [index * width - 1, (index + 1) * width - 1, each / all]);
-  };
+  const title = "Score histogram";
+  if (found === null) return notMeasured(title, "The calibration of this bundle has rates, and no counts of scores.");
+  const all = [bars(found.impostor), bars(found.genuine)];
+  const seen = all.flat().filter(([, , share]) => share > RARE);
+  const [from, to] = [Math.min(...seen.map(([low]) => low)), Math.max(...seen.map(([, high]) => high))];
+  const [strangers, one] = all.map((each) => each.filter(([low, high]) => low >= from && high <= to));
+  const top = Math.max(...seen.map(([, , share]) => share)) * 1.05;
+  const x = { from, to, label: "Cosine", ticks: ticksOf(from, to, 7), format: (value) => value.toFixed(1) };
+  const format = (value) => `${(100 * value).toFixed(0)} %`;
+  const y = { from: 0, to: top, label: "Share of pairs", ticks: ticksOf(0, top, 4), format };
+  const summary = `Pairs of strangers lie around ${mean(strangers)}, pairs of one person around ${mean(one)}`;
   const series = [
-    { name: "Strangers", bars: share(impostor) },
-    { name: "One person", bars: share(genuine) },
+    { name: "Strangers", bars: strangers },
+    { name: "One person", bars: one },
   ];
-  const heights = series.flatMap(({ bars }) => bars.map(([, , height]) => height));
-  const used = series.flatMap(({ bars }) =>
-    bars.filter(([, , height]) => height > 1e-4).flatMap(([low, high]) => [low, high]),
-  );
-  const x = {
-    from: Math.min(...used),
-    to: Math.max(...used),
-    label: "Cosine",
-    ticks: ticksOf(Math.min(...used), Math.max(...used), 7),
-    format: (value) => value.toFixed(2),
-  };
-  const top = Math.max(...heights) * 1.05;
-  const y = {
-    from: 0,
-    to: top,
-    label: "Share of pairs",
-    ticks: ticksOf(0, top, 4),
-    format: (value) => `${(100 * value).toFixed(0)} %`,
-  };
-  return histogram({
-    title: "Score histogram",
-    summary: "Pairs of strangers lie to the left, pairs of one person to the right.",
-    x,
-    y,
-    series,
-  });
+  return histogram({ title, summary, x, y, series });
+}
+
+/** Counts over -1..1 as [from, to, share of all]. */
+function bars(counts) {
+  const all = counts.reduce((sum, each) => sum + each, 0);
+  const edge = (index) => (2 * index) / counts.length - 1;
+  return counts.map((each, index) => [edge(index), edge(index + 1), each / all]);
+}
+
+function mean(histogramBars) {
+  return histogramBars.reduce((sum, [low, high, share]) => sum + ((low + high) / 2) * share, 0).toFixed(2);
 }
 
 function table(points) {
