@@ -404,7 +404,7 @@ def test_models_are_shown_with_their_curves_and_cards(console: Console, keyed: L
     scores = keyed.client.get(f"/models/{OLD}").json()["calibration"]["scores"]
     shares = [np.array(scores[kind]) / sum(scores[kind]) for kind in ("impostor", "genuine")]
     shown = np.flatnonzero(np.max(shares, axis=0) > 1e-4)
-    bars = sum(np.count_nonzero(share[shown[0] : shown[-1] + 1]) for share in shares)
+    bars = sum(int(np.count_nonzero(share[shown[0] : shown[-1] + 1])) for share in shares)
     expect(page.get_by_role("img", name="Score histogram").locator("rect")).to_have_count(bars)
     expect(page.get_by_label("Measured")).to_contain_text("45,140,413 of strangers")
     expect(page.get_by_label("Card", exact=True)).to_contain_text("This bundle has no card.")
