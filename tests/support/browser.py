@@ -1,5 +1,6 @@
 """A real Chromium on the web console, which notes whatever a good page never does."""
 
+import base64
 import contextlib
 import os
 import shutil
@@ -121,12 +122,12 @@ def drop(page: Page, zone: str, *files: tuple[str, bytes]) -> None:
     page.get_by_role("group", name=zone).evaluate(
         """(zone, files) => {
             const carried = new DataTransfer();
-            for (const [name, bytes] of files)
-                carried.items.add(new File([new Uint8Array(bytes)], name, {type: "image/jpeg"}));
+            const bytes = (text) => Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
+            for (const [name, text] of files) carried.items.add(new File([bytes(text)], name, {type: "image/jpeg"}));
             for (const kind of ["dragenter", "dragover", "drop"])
                 zone.dispatchEvent(new DragEvent(kind, {dataTransfer: carried, bubbles: true, cancelable: true}));
         }""",
-        [[name, list(data)] for name, data in files],
+        [[name, base64.b64encode(data).decode()] for name, data in files],
     )
 
 
