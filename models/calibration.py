@@ -61,6 +61,19 @@ class Tail(_Frozen):
         return min(self.threshold + self.scale * grown, 1.0)
 
 
+class ScoreCounts(_Frozen):
+    """How many pairs have which similarity, in equally wide steps over -1..1: what histograms are drawn from."""
+
+    genuine: tuple[int, ...] = Field(min_length=2, max_length=1000)
+    impostor: tuple[int, ...]
+
+    @model_validator(mode="after")
+    def _same_steps(self) -> "ScoreCounts":
+        if len(self.genuine) != len(self.impostor) or min(*self.genuine, *self.impostor) < 0:
+            raise ValueError("genuine and impostor pairs are counted in the same steps")
+        return self
+
+
 class Threshold(_Frozen):
     """A cosine threshold (inclusive) and the rate it stands for."""
 
@@ -81,6 +94,7 @@ class Calibration(_Frozen):
     points: tuple[OperatingPoint, ...] = Field(min_length=2)
     logistic: Logistic
     tail: Tail | None = None
+    scores: ScoreCounts | None = None  # of bundles calibrated since they are kept
 
     @model_validator(mode="after")
     def _stricter_is_higher(self) -> "Calibration":

@@ -85,6 +85,15 @@ class Registry:
             return None
         return found.st_ino, found.st_mtime_ns, found.st_size
 
+    def card(self, model_id: str) -> str | None:
+        """The card of one bundle, Markdown, or None where there is none.
+
+        Raises:
+            ModelNotFoundError: no such model.
+            InvalidBundleError: the card or the manifest is damaged.
+        """
+        return Bundle(self._folder(model_id), self.manifest(model_id)).card()
+
     def standing(self, manifest: Manifest) -> Standing:
         """champion: it is served; retired: it was once, and is no more; candidate: it never was."""
         state = self._state()

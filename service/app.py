@@ -19,13 +19,14 @@ from fastapi import FastAPI
 
 from models import zoo
 from models.buckets import batch_limit
-from models.bundle import Bundle, Manifest
+from models.bundle import Bundle
 from models.errors import FaceError, ModelNotFoundError
 from models.image import ImageLimits, Pixels
 from models.registry import Registry
 from models.runtime import Session, SessionOptions, route
 from service.activation import Activation
 from service.admin import Admin, ModelJobs
+from service.catalogue import Catalogue
 from service.domain import ModelInfo, Vector
 from service.errors import InvalidRequestError, StorageError
 from service.faces import Faces, embed_function
@@ -411,7 +412,7 @@ class _Server(uvicorn.Server):
                 Admin(self._gallery, self._gallery_pool),
                 ModelJobs(self._activation, self._shadow, self._model_pool, self._gallery_pool),
                 self._access,
-                self._models,
+                Catalogue(self._registry, self._inference.served, self._shadow, self._inference.detector.manifest.id),
                 self._metrics,
                 lambda: self._ready,
             ),
@@ -433,12 +434,6 @@ class _Server(uvicorn.Server):
             ssl_ca_certs=str(settings.tls_client_ca) if settings.tls_client_ca else None,
             ssl_cert_reqs=ssl.CERT_REQUIRED if settings.tls_client_ca else ssl.CERT_NONE,
         )
-
-    def _models(self) -> list[tuple[Manifest, bool, bool]]:
-        loaded = {self._inference.detector.manifest.id, *self._inference.served.ids}
-        return [
-            (each, self._registry.champion(each.kind) == each.id, each.id in loaded) for each in self._registry.list()
-        ]
 
     def _build_metrics(self, inference: Inference) -> Metrics:
         metrics = inference.metrics

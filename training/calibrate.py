@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from models.calibration import Calibration, Logistic, OperatingPoint, Tail
+from models.calibration import Calibration, Logistic, OperatingPoint, ScoreCounts, Tail
 from training.data.people import DataError
 from training.embeddings import EmbeddedSet
 
@@ -24,6 +24,7 @@ MIN_ERRORS = 100
 _RATES = (1e-1, 5e-2, 2e-2, 1e-2, 5e-3, 2e-3, 1e-3, 5e-4, 2e-4, 1e-4, 5e-5, 2e-5, 1e-5, 5e-6, 2e-6, 1e-6)
 _TAIL_FROM = 1e-3
 _BLOCK = 1024
+_STEPS = 100  # of the counts of similarities, over -1..1
 _SETTLED = 1e-9
 _MAX_IMPOSTORS_FOR_LOGISTIC = 200_000
 
@@ -38,6 +39,7 @@ class Pairs:
     top_people: Indices  # (T, 2)
     impostor_count: int
     impostor_sample: Scores  # drawn evenly from all
+    counts: ScoreCounts | None = None  # of all
 
 
 def compare_all(data: EmbeddedSet, seed: int = 0) -> Pairs:
@@ -54,6 +56,7 @@ def compare_all(data: EmbeddedSet, seed: int = 0) -> Pairs:
     genuine: list[tuple[Scores, Indices]] = []
     top: list[tuple[Scores, Indices]] = []
     sample: list[Scores] = []
+    counts = np.zeros((2, _STEPS), np.int64)
     step = max(1, impostor_count // _MAX_IMPOSTORS_FOR_LOGISTIC)
     for scores, a, b in _blocks(data):
         same = a == b
@@ -61,6 +64,7 @@ def compare_all(data: EmbeddedSet, seed: int = 0) -> Pairs:
         kept = ~same & (scores >= bound)
         top.append((scores[kept], np.stack([a[kept], b[kept]], axis=1)))
         sample.append(scores[~same][::step])
+        counts += (_count(scores[same]), _count(scores[~same]))
     order = np.argsort(-np.concatenate([scores for scores, _ in top]), kind="stable")
     return Pairs(
         genuine=np.concatenate([scores for scores, _ in genuine]),
@@ -69,6 +73,7 @@ def compare_all(data: EmbeddedSet, seed: int = 0) -> Pairs:
         top_people=np.concatenate([people for _, people in top])[order],
         impostor_count=impostor_count,
         impostor_sample=np.concatenate(sample),
+        counts=ScoreCounts(genuine=tuple(counts[0].tolist()), impostor=tuple(counts[1].tolist())),
     )
 
 
@@ -103,6 +108,7 @@ def fit(data: EmbeddedSet, description: str, detector: str = "", rounds: int = 2
         points=points,
         logistic=fit_logistic(pairs.genuine, pairs.impostor_sample),
         tail=_tail(pairs),
+        scores=pairs.counts,
     )
 
 
@@ -191,6 +197,11 @@ def _blocks(data: EmbeddedSet) -> Iterator[tuple[Scores, Indices, Indices]]:
         first = np.broadcast_to(data.people[rows, None], scores.shape)[upper]
         second = np.broadcast_to(data.people[None, start:], scores.shape)[upper]
         yield scores[upper], first, second
+
+
+def _count(scores: Scores) -> NDArray[np.int64]:
+    """Pairs in each step; what rounding put beyond the ends is in the first or last."""
+    return np.histogram(np.clip(scores, -1, 1), _STEPS, (-1, 1))[0]
 
 
 def _lowest_of_top(data: EmbeddedSet, impostor_count: int, seed: int) -> float:

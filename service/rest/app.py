@@ -20,13 +20,14 @@ from starlette.types import ASGIApp, Lifespan, Message, Receive, Scope, Send
 
 from models.errors import FaceError
 from service.admin import Admin, ModelJobs
+from service.catalogue import Catalogue
 from service.errors import InvalidRequestError, NotFoundError
 from service.metrics import Metrics
 from service.people import People
 from service.rest import openapi, routes_admin, routes_faces, routes_models, routes_people, routes_system
+from service.rest.console import add_console
 from service.rest.errors import STATUS, error_response
 from service.rest.middleware import BodyLimit, Deadline, RequestId, SameSite, Unexpected, request_id
-from service.rest.routes_system import Models
 from service.security.access import Access, act_as
 from service.served import Served
 from service.tracing import Answer
@@ -57,7 +58,7 @@ class RestParts:
     admin: Admin
     model_jobs: ModelJobs
     access: Access
-    models: Models
+    models: Catalogue
     metrics: Metrics
     is_ready: Callable[[], bool]
 
@@ -108,6 +109,7 @@ def _add_routes(app: FastAPI, parts: RestParts) -> None:
 
     guarded = [Depends(authorize)]
     _add_browsable_docs(app)
+    add_console(app)
     app.include_router(routes_system.health_router(parts.is_ready))
     app.include_router(routes_faces.router(parts.served, parts.people), dependencies=guarded)
     app.include_router(routes_people.router(parts.people), dependencies=guarded)

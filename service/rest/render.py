@@ -7,8 +7,8 @@ from typing import Any, Literal
 import orjson
 from starlette.responses import Response
 
-from models.bundle import Manifest
 from models.errors import FaceError
+from service.catalogue import Detail, Entry
 from service.domain import (
     Candidate,
     Collection,
@@ -192,8 +192,9 @@ def receipt(value: Receipt) -> Document:
     }
 
 
-def manifest(value: Manifest, champion: bool, loaded: bool) -> Document:
+def manifest(entry: Entry) -> Document:
     """A model of the registry."""
+    value = entry.manifest
     return {
         "id": value.id,
         "kind": value.kind,
@@ -204,8 +205,28 @@ def manifest(value: Manifest, champion: bool, loaded: bool) -> Document:
         "origin": value.provenance.origin,
         "metrics": dict(value.metrics),
         "fmr_range": value.calibration.fmr_range if value.calibration else None,
-        "champion": champion,
-        "loaded": loaded,
+        "champion": entry.champion,
+        "standing": entry.standing,
+        "loaded": entry.loaded,
+        "in_shadow": entry.in_shadow,
+    }
+
+
+def model_detail(value: Detail) -> Document:
+    """All that is known of a model."""
+    known = value.entry.manifest
+    return {
+        **manifest(value.entry),
+        "model_sha256": known.model_sha256,
+        "input": known.input.model_dump(),
+        "template": known.template,
+        "mirror": known.mirror,
+        "precision": known.precision,
+        "provenance": known.provenance.model_dump(),
+        "lineage": known.lineage.model_dump() if known.lineage else None,
+        "calibration": known.calibration.model_dump() if known.calibration else None,
+        "card": value.card,
+        "signers": value.signers,
     }
 
 

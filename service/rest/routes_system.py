@@ -7,12 +7,10 @@ from fastapi import APIRouter, Query, Request
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 from starlette.responses import Response
 
-from models.bundle import Manifest
+from service.catalogue import Catalogue
 from service.errors import NotReadyError
 from service.rest import openapi, render
-from service.rest.schemas import HealthOut, ModelsOut, NoOptions
-
-Models = Callable[[], list[tuple[Manifest, bool, bool]]]
+from service.rest.schemas import HealthOut, ModelFullOut, ModelsOut, NoOptions
 
 
 def health_router(is_ready: Callable[[], bool]) -> APIRouter:
@@ -36,14 +34,19 @@ def health_router(is_ready: Callable[[], bool]) -> APIRouter:
     return routes
 
 
-def router(models: Models, registry: CollectorRegistry) -> APIRouter:
+def router(models: Catalogue, registry: CollectorRegistry) -> APIRouter:
     """Models and metrics."""
     routes = APIRouter(tags=["system"])
 
     @routes.get("/models", responses=openapi.answers(ModelsOut))
     async def list_models(_: Annotated[NoOptions, Query()]) -> Response:
         """Models of the registry: which are promoted, and which the server runs."""
-        return render.Json({"models": [render.manifest(*each) for each in models()]})
+        return render.Json({"models": [render.manifest(each) for each in models.all()]})
+
+    @routes.get("/models/{model_id}", responses=openapi.answers(ModelFullOut, "not_found", "invalid_bundle"))
+    async def get_model(model_id: str, _: Annotated[NoOptions, Query()]) -> Response:
+        """All that is known of a model: input, provenance, calibration point by point, card, signers."""
+        return render.Json(render.model_detail(models.one(model_id)))
 
     @routes.get("/metrics", response_class=Response, include_in_schema=False)
     async def metrics(_: Request) -> Response:

@@ -5,6 +5,10 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from models.bundle import InputSpec, Lineage, Precision, Provenance
+from models.calibration import Calibration
+from models.registry import Standing
+
 
 class _In(BaseModel):
     """Requests: an unknown field is an error, so that a misspelt rate is never silently left out."""
@@ -356,13 +360,32 @@ class ModelDetailOut(BaseModel):
     metrics: dict[str, float]
     fmr_range: tuple[float, float] | None
     champion: bool
+    standing: Standing = Field(description="champion: promoted; retired: it was once; candidate: it never was.")
     loaded: bool
+    in_shadow: bool
 
 
 class ModelsOut(BaseModel):
     """All models."""
 
     models: list[ModelDetailOut]
+
+
+class ModelFullOut(ModelDetailOut):
+    """All that is known of a model."""
+
+    model_config = ConfigDict(protected_namespaces=())
+
+    model_sha256: str
+    input: InputSpec
+    template: str | None
+    mirror: bool
+    precision: Precision
+    provenance: Provenance
+    lineage: Lineage | None
+    calibration: Calibration | None = Field(description="None where thresholds stand for no rate.")
+    card: str | None = Field(description="Markdown.")
+    signers: list[str] = Field(description="Public keys, Ed25519.")
 
 
 class AgreementOut(BaseModel):

@@ -43,6 +43,7 @@ RULES: dict[str, Rule] = {
     "POST /collections/{collection}/identify": _rule("identify", collection=_IN),
     "POST /collections/{collection}/subjects/{subject}/verify": _rule("verify", collection=_IN),
     "GET /models": _rule(*_ANY),
+    "GET /models/{model_id}": _rule(*_ANY),
     "GET /metrics": _rule(*_ANY),
     "POST /models/{model_id}/activate": _rule(whole=True),
     "POST /models/rollback": _rule(whole=True),

@@ -54,6 +54,14 @@ def test_between_two_rates_the_threshold_is_linear_in_the_logarithm_of_the_rate(
     assert _calibration().threshold_at(10**exponent).value == pytest.approx(expected, abs=1e-9)
 
 
+def test_counts_of_scores_are_optional_and_come_in_pairs_of_one_length() -> None:
+    assert _calibration().scores is None
+    assert _calibration(scores={"genuine": [0, 3], "impostor": [9, 1]}).scores is not None
+    for genuine, impostor in (([0, 3], [9]), ([0, -3], [9, 1]), ([1], [1])):
+        with pytest.raises(ValidationError):
+            _calibration(scores={"genuine": genuine, "impostor": impostor})
+
+
 def test_a_stricter_rate_never_gives_a_lower_threshold() -> None:
     values = [_calibration().threshold_at(float(fmr)).value for fmr in np.geomspace(1e-1, 1e-4, 200)]
     assert values == sorted(values)

@@ -140,7 +140,7 @@ def test_a_key_for_other_collections_touches_none_but_its_own(keyed: Keyed, oper
     assert _call(keyed, operation, keyed.keys["elsewhere"]) == expected
 
 
-@pytest.mark.parametrize("path", ["/health/live", "/health/ready", "/openapi.json", "/docs"])
+@pytest.mark.parametrize("path", ["/health/live", "/health/ready", "/openapi.json", "/docs", "/console"])
 def test_probes_and_documents_need_no_key(keyed: Keyed, path: str) -> None:
     assert keyed.server.client.get(path).status_code == 200
 

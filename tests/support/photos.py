@@ -1,8 +1,9 @@
-"""Photos that tests use: one that a package ships, and those beside the project where they are there."""
+"""Photos that tests use: some that packages ship, and those beside the project where they are there."""
 
 import io
 from pathlib import Path
 
+import matplotlib
 import numpy as np
 import pytest
 import skimage.data
@@ -16,6 +17,17 @@ SHARED = ROOT.parent / "shared" / "data"
 def astronaut() -> NDArray[np.uint8]:
     """A photo of one person facing the camera, 512 x 512 RGB, that scikit-image ships."""
     return np.asarray(skimage.data.astronaut())
+
+
+def hopper() -> NDArray[np.uint8]:
+    """A photo of another person facing the camera, 512 wide and 600 high, RGB, that matplotlib ships."""
+    return np.asarray(Image.open(Path(matplotlib.get_data_path()) / "sample_data" / "grace_hopper.jpg").convert("RGB"))
+
+
+def group() -> NDArray[np.uint8]:
+    """Both of them side by side, 512 pixels high."""
+    other = Image.fromarray(hopper()).resize((437, 512))
+    return np.concatenate([astronaut(), np.asarray(other)], axis=1)
 
 
 def encode(image: NDArray[np.uint8], form: str = "PNG", **options: object) -> bytes:

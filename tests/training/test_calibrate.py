@@ -1,5 +1,7 @@
 """Similarities to a calibration, against brute force, closed forms and an independent optimiser, in float64."""
 
+import itertools
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -101,6 +103,22 @@ def test_every_pair_is_compared_once_and_keeps_its_people() -> None:
     tops = [frozenset(each) for each in pairs.top_people.tolist()]
     _assert_same_pairs(pairs.top_impostors, list(tops), impostor, list(impostor_people))
     np.testing.assert_allclose(np.sort(pairs.impostor_sample), np.sort(impostor), atol=1e-6)
+
+
+def test_similarities_are_counted_in_steps_of_two_hundredths() -> None:
+    data = _people(0, [1, 4, 2, 7, 3, 1, 5])
+    genuine, _, impostor, _ = _brute_force(data)
+    edges = np.linspace(-1, 1, 101)
+    clear = min(np.abs(np.subtract.outer(np.concatenate([genuine, impostor]), edges)).min(axis=1))
+    assert clear > 1e-6  # rounding moves none of them over an edge
+
+    counts = compare_all(data).counts
+
+    assert counts is not None
+    assert list(counts.genuine) == [int(((genuine >= a) & (genuine < b)).sum()) for a, b in itertools.pairwise(edges)]
+    assert list(counts.impostor) == [
+        int(((impostor >= a) & (impostor < b)).sum()) for a, b in itertools.pairwise(edges)
+    ]
 
 
 def test_impostors_come_highest_first() -> None:
