@@ -108,6 +108,8 @@ def run(name: str, out: Path, photos: Path) -> None:
         status = subprocess.run(command, cwd=ROOT, stdout=log, stderr=subprocess.STDOUT, check=False).returncode
     if status != STATUS.get(name, 0):
         raise SystemExit(f"{name} ended with {status}; see {out / name}.log")
+    if name == "first":  # which was compared with nobody
+        Registry(out / "models").promote(f"lfw-{name}")
 
 
 def _stage(job: Path, name: str) -> Path:

@@ -616,6 +616,14 @@ def test_a_model_compared_with_another_than_the_champion_stays_a_candidate(copy:
     assert registry.champion("embedder") == "sharp"
 
 
+def test_a_model_compared_with_nobody_does_not_take_the_place_of_a_champion(copy: Path, photos: Path) -> None:
+    result = _run(job_file(copy.parent, photos, name="patterns-2", gate={"against": "none"}), "--from", "compare")
+
+    assert result.exit_code == 0, result.output
+    assert "patterns-2 stays a candidate: it was compared with nobody, and the champion is patterns-1" in result.output
+    assert Registry(copy.parent / "models").champion("embedder") == "patterns-1"
+
+
 def test_a_promotion_that_was_undone_is_told_and_not_done_again(copy: Path) -> None:
     registry = Registry(copy.parent / "models")
     registry.roll_back("embedder")

@@ -167,13 +167,13 @@ def promote_section(job: Job) -> Any:
 
 
 def promote(job: Job, work: Path) -> Outcome:
-    """Make the candidate champion, if the model it was compared with is; or where it was to be compared with none."""
+    """Make the candidate champion, if the model it was compared with is; or where there is none to compare it with."""
     name, against, champion = job.config.name, job.pins["against"], job.pins["replaces"]
     if not job.config.promote:
         return Outcome(digest_of(None), f"left out: {name} stays a candidate", {"promoted": False})
-    if against not in (None, champion):
+    if against != champion:
         line = (
-            f"{name} stays a candidate: it was compared with {against}, and the champion is {champion}; "
+            f"{name} stays a candidate: it was compared with {against or 'nobody'}, and the champion is {champion}; "
             f"facesphere models promote {name} makes it champion all the same"
         )
         return Outcome(digest_of(None), line, {"promoted": False})
