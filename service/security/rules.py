@@ -65,6 +65,7 @@ RULES: dict[str, Rule] = {
     "Gallery/ListCollections": _rule("identify", "enroll", "verify"),
     "Gallery/DeleteCollection": _rule(collection="name"),
     "Gallery/Enroll": _rule("enroll", collection=_IN),
+    "Gallery/EnrollStream": _rule("enroll", collection="request.collection"),
     "Gallery/GetSubject": _rule("enroll", collection=_IN),
     "Gallery/ListSubjects": _rule("enroll", collection=_IN),
     "Gallery/DeleteSubject": _rule("enroll", collection=_IN),

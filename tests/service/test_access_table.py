@@ -83,7 +83,7 @@ def _rpc(keyed: Keyed, operation: str, key: str | None) -> str:
     for field, value in (("collection", "none"), ("name", "none")):
         if field in method.input_type.fields_by_name:
             setattr(request, field, value)
-    if "request" in method.input_type.fields_by_name and name == "IdentifyStream":
+    if "request" in method.input_type.fields_by_name and name in ("IdentifyStream", "EnrollStream"):
         request.request.collection = "none"
     try:
         if method.client_streaming:

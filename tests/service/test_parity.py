@@ -368,6 +368,38 @@ def test_the_identify_stream_answers_every_request_by_its_id(gallery: LiveServer
     assert answers["none"].error.code == "invalid_request"
 
 
+def test_the_enrol_stream_answers_each_photo_when_it_is_kept(gallery: LiveServer, face_photo: bytes) -> None:
+    def request(key: str, **fields: Any) -> pb.EnrollStreamRequest:
+        return pb.EnrollStreamRequest(id=key, request=pb.EnrollRequest(**fields))
+
+    photos = [request(f"ann-{n}", collection="parity", subject="ann", probes=[_probe(face_photo)]) for n in range(20)]
+    others = [
+        request("consent", collection="parity", subject="bob", probes=[_vector(UNIT)], consent="form 17"),
+        request("empty", collection="parity", subject="ann", probes=[_probe(EMPTY)]),
+        request("missing", collection="missing", subject="ann", probes=[_probe(face_photo)]),
+        request("none", collection="parity", subject="ann"),
+    ]
+
+    answers = {}
+    for answer in gallery.gallery.EnrollStream(iter([*photos, *others])):
+        answers[answer.id] = answer
+        if answer.id.startswith("ann-"):  # found by another call as soon as it is answered
+            (face,) = answer.response.faces
+            kept = gallery.client.get("/collections/parity/subjects/ann").json()["faces"]
+            assert face.face_id in {each["face_id"] for each in kept}
+
+    assert answers["consent"].response.faces[0].consent == "form 17"
+    assert [answers[key].error.code for key in ("empty", "missing", "none")] == [
+        "face_not_found",
+        "not_found",
+        "invalid_request",
+    ]
+    kept = gallery.client.get("/collections/parity/subjects/ann").json()["faces"]
+    assert {each["face_id"] for each in kept} == {answers[f"ann-{n}"].response.faces[0].face_id for n in range(20)}
+    for name in ("ann", "bob"):
+        gallery.client.delete(f"/collections/parity/subjects/{name}")
+
+
 def test_base64_and_bytes_carry_one_vector(gallery: LiveServer, face_photo: bytes) -> None:
     rest = gallery.client.post("/embed?encoding=base64", files={"image": face_photo}).json()
     rpc = gallery.faces.Embed(pb.EmbedRequest(image=face_photo))

@@ -288,6 +288,24 @@ class EnrollResponse(_message.Message):
     rejected: _containers.RepeatedCompositeFieldContainer[RejectedImage]
     def __init__(self, faces: _Optional[_Iterable[_Union[EnrolledFace, _Mapping]]] = ..., rejected: _Optional[_Iterable[_Union[RejectedImage, _Mapping]]] = ...) -> None: ...
 
+class EnrollStreamRequest(_message.Message):
+    __slots__ = ("id", "request")
+    ID_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_FIELD_NUMBER: _ClassVar[int]
+    id: str
+    request: EnrollRequest
+    def __init__(self, id: _Optional[str] = ..., request: _Optional[_Union[EnrollRequest, _Mapping]] = ...) -> None: ...
+
+class EnrollStreamResponse(_message.Message):
+    __slots__ = ("id", "response", "error")
+    ID_FIELD_NUMBER: _ClassVar[int]
+    RESPONSE_FIELD_NUMBER: _ClassVar[int]
+    ERROR_FIELD_NUMBER: _ClassVar[int]
+    id: str
+    response: EnrollResponse
+    error: Error
+    def __init__(self, id: _Optional[str] = ..., response: _Optional[_Union[EnrollResponse, _Mapping]] = ..., error: _Optional[_Union[Error, _Mapping]] = ...) -> None: ...
+
 class GetSubjectRequest(_message.Message):
     __slots__ = ("collection", "subject")
     COLLECTION_FIELD_NUMBER: _ClassVar[int]

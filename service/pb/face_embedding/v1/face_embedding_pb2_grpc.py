@@ -265,6 +265,11 @@ class GalleryStub:
                 request_serializer=face__embedding_dot_v1_dot_face__embedding__pb2.EnrollRequest.SerializeToString,
                 response_deserializer=face__embedding_dot_v1_dot_face__embedding__pb2.EnrollResponse.FromString,
                 _registered_method=True)
+        self.EnrollStream = channel.stream_stream(
+                '/face_embedding.v1.Gallery/EnrollStream',
+                request_serializer=face__embedding_dot_v1_dot_face__embedding__pb2.EnrollStreamRequest.SerializeToString,
+                response_deserializer=face__embedding_dot_v1_dot_face__embedding__pb2.EnrollStreamResponse.FromString,
+                _registered_method=True)
         self.GetSubject = channel.unary_unary(
                 '/face_embedding.v1.Gallery/GetSubject',
                 request_serializer=face__embedding_dot_v1_dot_face__embedding__pb2.GetSubjectRequest.SerializeToString,
@@ -332,6 +337,15 @@ class GalleryServicer:
 
     def Enroll(self, request, context):
         """Enrol 1 to 20 images, or embeddings, of one person.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def EnrollStream(self, request_iterator, context):
+        """Many enrolments over one call, of one person or of many; send one image an item to hear of each by itself. Answers
+        carry the id of their request and come in any order, each when its faces are on the disk; an enrolment that fails is
+        answered with its error, and the stream goes on.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -408,6 +422,11 @@ def add_GalleryServicer_to_server(servicer, server):
                     servicer.Enroll,
                     request_deserializer=face__embedding_dot_v1_dot_face__embedding__pb2.EnrollRequest.FromString,
                     response_serializer=face__embedding_dot_v1_dot_face__embedding__pb2.EnrollResponse.SerializeToString,
+            ),
+            'EnrollStream': grpc.stream_stream_rpc_method_handler(
+                    servicer.EnrollStream,
+                    request_deserializer=face__embedding_dot_v1_dot_face__embedding__pb2.EnrollStreamRequest.FromString,
+                    response_serializer=face__embedding_dot_v1_dot_face__embedding__pb2.EnrollStreamResponse.SerializeToString,
             ),
             'GetSubject': grpc.unary_unary_rpc_method_handler(
                     servicer.GetSubject,
@@ -580,6 +599,33 @@ class Gallery:
             '/face_embedding.v1.Gallery/Enroll',
             face__embedding_dot_v1_dot_face__embedding__pb2.EnrollRequest.SerializeToString,
             face__embedding_dot_v1_dot_face__embedding__pb2.EnrollResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def EnrollStream(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/face_embedding.v1.Gallery/EnrollStream',
+            face__embedding_dot_v1_dot_face__embedding__pb2.EnrollStreamRequest.SerializeToString,
+            face__embedding_dot_v1_dot_face__embedding__pb2.EnrollStreamResponse.FromString,
             options,
             channel_credentials,
             insecure,
