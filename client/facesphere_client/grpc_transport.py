@@ -265,7 +265,7 @@ def _failed(error: Any) -> FacesphereError:
         return refused(trailing["error-code"], message, None, trailing.get("x-request-id"), retry_after_s)
     if status is grpc.StatusCode.DEADLINE_EXCEEDED:
         return TimedOutError(f"no answer in time: {message}")
-    if status is grpc.StatusCode.UNAVAILABLE:
+    if status in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.INTERNAL):  # the latter: HTTP/2 went wrong
         return ConnectionFailedError(f"no connection, or it was lost: {message}")
     if status is grpc.StatusCode.CANCELLED:
         return ConnectionFailedError(f"the call was cancelled: {message}")

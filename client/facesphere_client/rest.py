@@ -1,6 +1,7 @@
 """Carries calls over REST, by httpx."""
 
 import email.utils
+import ssl
 import time
 from typing import Any, TypeVar
 
@@ -71,10 +72,16 @@ def _settings(url: str, options: Options) -> dict[str, Any]:
         "base_url": url,
         "headers": headers,
         "timeout": httpx.Timeout(options.timeout_s, connect=min(options.timeout_s, 10.0)),
-        "verify": options.tls.context() if options.tls is not None else True,
+        "verify": _verified_by(url, options),
         "trust_env": options.trust_env,
         "limits": httpx.Limits(max_connections=100, max_keepalive_connections=20),
     }
+
+
+def _verified_by(url: str, options: Options) -> ssl.SSLContext | bool:
+    if not url.startswith("https://"):
+        return False  # there is no certificate, and reading those of the system takes a while
+    return True if options.tls is None else options.tls.context()
 
 
 def _arguments(asked: Request) -> dict[str, Any]:

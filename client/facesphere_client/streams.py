@@ -21,12 +21,17 @@ T = TypeVar("T")
 
 
 class _Progress(Generic[T]):
-    """What is under way in a stream, and whether there is more to come."""
+    """What is under way in a stream, and whether there is more to come.
+
+    A new stream is sent one item until it has answered: grpcio forgets why a stream was refused that it still writes to.
+    """
 
     def __init__(self, options: Options) -> None:
         self._options = options
         self._items: dict[str, tuple[str, Call[T]]] = {}  # by a number: keys of callers may repeat
+        self._unsent: list[str] = []  # of them, in this stream
         self._last = 0
+        self._window = 1
         self._attempts: Attempts | None = None
         self._more = True
 
@@ -36,7 +41,7 @@ class _Progress(Generic[T]):
 
     @property
     def room(self) -> bool:
-        return self._more and len(self._items) < self._options.concurrency
+        return self._more and len(self._items) < self._window
 
     @property
     def waiting(self) -> bool:
@@ -44,31 +49,38 @@ class _Progress(Generic[T]):
 
     def begin(self, stream: Stream | AsyncStream) -> None:
         """Ask in a new stream for what the one before left without an answer."""
-        for number, (_, call) in self._items.items():
-            stream.put(number, call)
-        if not self._more:
-            stream.end()
+        self._unsent, self._window = list(self._items), 1
+        self._send(stream)
 
     def put(self, stream: Stream | AsyncStream, item: Item[T] | None) -> list[Outcome[T]]:
         """Ask for an item; None: there is no other."""
         if item is None:
             self._more = False
-            stream.end()
-            return []
-        key, call = item
-        if isinstance(call, FacesphereError):
-            return [Outcome(key, None, call)]
-        self._last += 1
-        self._items[str(self._last)] = (key, call)
-        stream.put(str(self._last), call)
+        elif isinstance(item[1], FacesphereError):
+            return [Outcome(item[0], None, item[1])]
+        else:
+            self._last += 1
+            self._items[str(self._last)] = (item[0], item[1])
+            self._unsent.append(str(self._last))
+        self._send(stream)
         return []
 
-    def take(self, number: str) -> tuple[str, Call[T]]:
+    def take(self, stream: Stream | AsyncStream, number: str) -> tuple[str, Call[T]]:
         """The item that an answer is to."""
         if number not in self._items:
-            raise ProtocolError("the stream answered what was not asked")
-        self._attempts = None  # it goes on: what broke off before is over
-        return self._items.pop(number)
+            raise BrokenError(ProtocolError("the stream answered what was not asked"))
+        # It goes on, and what broke off before is over.
+        self._attempts, self._window = None, self._options.concurrency
+        found = self._items.pop(number)
+        self._send(stream)
+        return found
+
+    def _send(self, stream: Stream | AsyncStream) -> None:
+        while self._unsent and len(self._items) - len(self._unsent) < self._window:
+            number = self._unsent.pop(0)
+            stream.put(number, self._items[number][1])
+        if not self._more and not self._unsent:
+            stream.end()
 
     def pause_s(self, error: FacesphereError) -> float | None:
         """How long to wait before a stream is begun again; None where that cannot be."""
@@ -105,7 +117,7 @@ def over_stream(
                     yield from progress.put(stream, next(source, None))
                 if progress.waiting:
                     number, message = stream.answer()
-                    key, call = progress.take(number)
+                    key, call = progress.take(stream, number)
                     try:
                         value = send(call) if isinstance(message, TryLaterError) else _value(call, message)
                     except FacesphereError as error:
@@ -140,7 +152,7 @@ async def over_async_stream(
                         yield outcome
                 if progress.waiting:
                     number, message = await stream.answer()
-                    key, call = progress.take(number)
+                    key, call = progress.take(stream, number)
                     try:
                         value = await send(call) if isinstance(message, TryLaterError) else _value(call, message)
                     except FacesphereError as error:

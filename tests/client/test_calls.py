@@ -5,14 +5,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import facesphere_client as fc
 import numpy as np
 import pytest
 from awaited import Awaited
+from facesphere_client.errors import BY_CODE
 from live_server import LiveServer, live_server
 from photos import astronaut, encode
 
-import facesphere_client as fc
-from facesphere_client.errors import BY_CODE
 from service.rest.errors import STATUS
 
 KEY = "a-key-of-enough-characters"

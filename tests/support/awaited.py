@@ -21,6 +21,15 @@ class Awaited:
 
         return call
 
+    def collect(self, into: list[Any], name: str, *arguments: Any) -> None:
+        """Read a stream into a list, which keeps what came before an error."""
+
+        async def read() -> None:
+            async for each in getattr(self._client, name)(*arguments):
+                into.append(each)  # noqa: PERF401 - kept one by one, an error may come
+
+        self._runner.run(read())
+
     def close(self) -> None:
         """Close the client and its loop."""
         self._runner.run(self._client.close())
