@@ -133,11 +133,22 @@ class AsyncClient:
         """Erase a collection with all its people."""
         return await self._call(calls.DeleteCollection(name))
 
-    async def enrol(self, collection: str, subject: str, *probes: ProbeLike, consent: str | None = None) -> Enrolment:
-        """Enrol a person by 1 to 20 probes; `consent` refers to theirs. When this returns, it is on the disk."""
-        return await self._call(
-            calls.Enrol(collection, subject, tuple([await _probe(each) for each in probes]), consent)
-        )
+    async def enrol(
+        self,
+        collection: str,
+        subject: str,
+        *probes: ProbeLike,
+        consent: str | None = None,
+        idempotency_key: str | None = None,
+    ) -> Enrolment:
+        """Enrol a person by 1 to 20 probes; `consent` refers to theirs. When this returns, it is on the disk.
+
+        Under the same `idempotency_key` nobody is enrolled twice; without one, each call has its own, so that it can be
+        made again where its answer was lost.
+        """
+        key = idempotency_key or calls.new_key()
+        read = tuple([await _probe(each) for each in probes])
+        return await self._call(calls.Enrol(collection, subject, read, consent, key))
 
     async def subject(self, collection: str, subject: str) -> Subject:
         """An enrolled person."""
@@ -235,10 +246,20 @@ class AsyncClient:
         return self._many(calls.Embed, ((key, image, _embed(faces, aligned)) for key, image in photos))
 
     def enrol_many(
-        self, collection: str, people: Iterable[tuple[str, str, ImageFile]], *, consent: str | None = None
+        self,
+        collection: str,
+        people: Iterable[tuple[str, str, ImageFile]],
+        *,
+        consent: str | None = None,
+        idempotency_key: str | None = None,
     ) -> AsyncIterator[Outcome[Enrolment]]:
-        """Enrol many photos: an id, whose it is, and the photo. Each is on the server's disk when its outcome comes."""
-        items = ((key, image, _enrol(collection, subject, consent)) for key, subject, image in people)
+        """Enrol many photos: an id, whose it is, and the photo. Each is on the server's disk when its outcome comes.
+
+        Under the same `idempotency_key` a photo of the same id and person is not enrolled twice, so that what was
+        stopped can be begun again.
+        """
+        keys = calls.keys_of_items(idempotency_key)
+        items = ((key, image, _enrol(collection, subject, consent, keys(key))) for key, subject, image in people)
         return self._many(calls.Enrol, items)
 
     def identify_many(
@@ -273,13 +294,18 @@ class AsyncClient:
         folder: str | os.PathLike[str],
         *,
         consent: str | None = None,
+        idempotency_key: str | None = None,
         progress: Progress = False,
     ) -> AsyncIterator[Outcome[Enrolment]]:
-        """Enrol all photos of a folder of folders, PERSON/PHOTO.jpg; their paths in it are the ids."""
+        """Enrol all photos of a folder of folders, PERSON/PHOTO.jpg; their paths in it are the ids.
+
+        `idempotency_key`: as in `enrol_many`.
+        """
         root = Path(folder)
         found = folders.people(root)
         items = ((path.relative_to(root).as_posix(), name, path) for name, path in found)
-        return _shown("enrol", self.enrol_many(collection, items, consent=consent), len(found), progress)
+        outcomes = self.enrol_many(collection, items, consent=consent, idempotency_key=idempotency_key)
+        return _shown("enrol", outcomes, len(found), progress)
 
     async def _call(self, call: Call[T]) -> T:
         attempts = Attempts(self._options.retry, call.repeatable)
@@ -322,8 +348,8 @@ def _embed(faces: Select, aligned: bool) -> Any:
     return lambda image: calls.Embed(image, faces, aligned)
 
 
-def _enrol(collection: str, subject: str, consent: str | None) -> Any:
-    return lambda image: calls.Enrol(collection, subject, (image,), consent)
+def _enrol(collection: str, subject: str, consent: str | None, key: str) -> Any:
+    return lambda image: calls.Enrol(collection, subject, (image,), consent, key)
 
 
 async def _items(items: Iterable[tuple[str, ImageFile, Any]]) -> AsyncIterator[Item[Any]]:

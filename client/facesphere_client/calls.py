@@ -1,10 +1,12 @@
 """What is asked of the server, whichever protocol carries it: one class a call, with the type of its answer."""
 
+import hashlib
 import os
-from collections.abc import Sequence
+import uuid
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Generic, Literal, TypeVar
+from typing import Generic, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -73,6 +75,18 @@ def read_probe(probe: ProbeLike) -> Probe:
     return read_image(probe)
 
 
+def new_key() -> str:
+    """An idempotency key that nobody else has."""
+    return uuid.uuid4().hex
+
+
+def keys_of_items(key: str | None) -> Callable[[str], str]:
+    """Idempotency keys of items by their ids: the same ones each time where there is a key, and else never again."""
+    if key is None:
+        return lambda _: new_key()
+    return lambda item: hashlib.sha256(f"{key} {item}".encode()).hexdigest()
+
+
 def _vector(values: NDArray[np.floating]) -> Vector:
     vector = np.asarray(values, np.float32)
     if vector.ndim != 1:
@@ -82,9 +96,22 @@ def _vector(values: NDArray[np.floating]) -> Vector:
 
 @dataclass(frozen=True, slots=True)
 class Call(Generic[T]):
-    """Something to ask for. `repeatable`: asking twice is the same as asking once."""
+    """Something to ask for."""
 
-    repeatable: ClassVar[bool] = True
+    @property
+    def repeatable(self) -> bool:
+        """Whether asking twice is the same as asking once."""
+        return True
+
+
+@dataclass(frozen=True, slots=True)
+class Once(Call[T]):
+    """Something that is another thing the second time."""
+
+    @property
+    def repeatable(self) -> bool:
+        """It is not."""
+        return False
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,24 +170,26 @@ class GetCollection(Call[Collection]):
 
 
 @dataclass(frozen=True, slots=True)
-class DeleteCollection(Call[Receipt]):
+class DeleteCollection(Once[Receipt]):
     """Erase a collection. Repeated it would be answered by not_found, and the receipt be lost."""
-
-    repeatable: ClassVar[bool] = False
 
     name: str
 
 
 @dataclass(frozen=True, slots=True)
 class Enrol(Call[Enrolment]):
-    """Enrol a person, all of the probes that can be taken at once. Repeated it would enrol them twice."""
-
-    repeatable: ClassVar[bool] = False
+    """Enrol a person, all of the probes that can be taken at once. Under a key it stores nothing twice."""
 
     collection: str
     subject: str
     probes: Sequence[Probe]
     consent: str | None = None
+    idempotency_key: str | None = None
+
+    @property
+    def repeatable(self) -> bool:
+        """Whether it has a key."""
+        return self.idempotency_key is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,20 +210,16 @@ class ListSubjects(Call[SubjectPage]):
 
 
 @dataclass(frozen=True, slots=True)
-class DeleteSubject(Call[Receipt]):
+class DeleteSubject(Once[Receipt]):
     """Erase a person."""
-
-    repeatable: ClassVar[bool] = False
 
     collection: str
     subject: str
 
 
 @dataclass(frozen=True, slots=True)
-class DeleteFace(Call[Receipt]):
+class DeleteFace(Once[Receipt]):
     """Erase one face."""
-
-    repeatable: ClassVar[bool] = False
 
     collection: str
     subject: str
@@ -230,19 +255,15 @@ class ListModels(Call[tuple[ModelDetail, ...]]):
 
 
 @dataclass(frozen=True, slots=True)
-class ActivateModel(Call[Job]):
+class ActivateModel(Once[Job]):
     """Serve a model. Repeated it would be a job more."""
-
-    repeatable: ClassVar[bool] = False
 
     model_id: str
 
 
 @dataclass(frozen=True, slots=True)
-class RollBackModel(Call[Job]):
+class RollBackModel(Once[Job]):
     """Serve the model before. Repeated it would go back twice."""
-
-    repeatable: ClassVar[bool] = False
 
 
 @dataclass(frozen=True, slots=True)

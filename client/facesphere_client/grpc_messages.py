@@ -130,6 +130,7 @@ def _(call: calls.Enrol) -> tuple[str, Any]:
         subject=call.subject,
         probes=[_probe(each) for each in call.probes],
         consent=call.consent or "",
+        idempotency_key=call.idempotency_key or "",
     )
     return "Gallery/Enroll", message
 

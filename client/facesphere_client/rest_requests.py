@@ -125,13 +125,14 @@ def _(call: calls.DeleteCollection) -> Request:
 @request.register
 def _(call: calls.Enrol) -> Request:
     path = f"{_subject(call.collection, call.subject)}/faces"
+    options = {"consent": call.consent, "idempotency_key": call.idempotency_key}
     images = [probe for probe in call.probes if isinstance(probe, bytes)]
     vectors = [probe for probe in call.probes if not isinstance(probe, bytes)]
     if not vectors:
-        return Request("POST", path, _query(consent=call.consent), [("images", each) for each in images])
+        return Request("POST", path, _query(**options), [("images", each) for each in images])
     if images or len(vectors) > 1:
         raise UnsupportedError("REST takes images, or one embedding, in one enrolment; use grpc:// or several of them")
-    return Request("POST", path, json=_vector(vectors[0]) | _given(consent=call.consent))
+    return Request("POST", path, json=_vector(vectors[0]) | _given(**options))
 
 
 @request.register

@@ -23,7 +23,7 @@ T = TypeVar("T")
 class _Progress(Generic[T]):
     """What is under way in a stream, and whether there is more to come.
 
-    A new stream is sent one item until it has answered: grpcio forgets why a stream was refused that it still writes to.
+    A new stream is sent one item until it has answered: grpcio forgets why a stream was refused while it writes to it.
     """
 
     def __init__(self, options: Options) -> None:

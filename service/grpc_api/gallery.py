@@ -134,7 +134,8 @@ class Gallery(pb_grpc.GalleryServicer):
 
     async def _enroll(self, request: pb.EnrollRequest) -> pb.EnrollResponse:
         probes = [convert.to_probe(each) for each in request.probes]
-        enrolment = await self._people.enrol(request.collection, request.subject, probes, request.consent or None)
+        consent, key = request.consent or None, request.idempotency_key or None
+        enrolment = await self._people.enrol(request.collection, request.subject, probes, consent, key)
         return convert.enrolment(enrolment)
 
     async def _identify(self, request: pb.IdentifyRequest) -> pb.IdentifyResponse:

@@ -159,6 +159,23 @@ def test_a_person_is_enrolled_found_and_erased_with_a_receipt(client: Any, photo
     assert client.identify("lab", photo).decision == "unknown"
 
 
+def test_under_one_key_nobody_is_enrolled_twice(client: Any, photo: Path, tmp_path: Path) -> None:
+    (tmp_path / "ann").mkdir()
+    for name in ("a.jpg", "b.jpg"):
+        (tmp_path / "ann" / name).write_bytes(photo.read_bytes())
+
+    enrolments = [client.enrol("lab", "ann", photo, EMPTY, photo, idempotency_key="import 1") for _ in range(2)]
+    folders = [list(client.enrol_folder("lab", tmp_path, idempotency_key="import 2")) for _ in range(2)]
+
+    assert enrolments[0] == enrolments[1]
+    assert {each.id: each.get() for each in folders[0]} == {each.id: each.get() for each in folders[1]}
+    assert len(client.subject("lab", "ann").faces) == 4
+    assert client.enrol("lab", "ann", photo) != client.enrol("lab", "ann", photo)
+    client.delete_subject("lab", "ann")
+    with pytest.raises(fc.InvalidRequestError, match="idempotency_key"):
+        client.enrol("lab", "ann", photo, idempotency_key="k" * 201)
+
+
 def test_one_face_of_a_person_is_erased(client: Any, photo: Path) -> None:
     (face,) = client.embed(photo).faces
     first, second = client.enrol("lab", "ann", face).faces[0], client.enrol("lab", "ann", photo).faces[0]
@@ -199,7 +216,7 @@ def test_a_key_is_asked_for(keyed: LiveServer, kind: str) -> None:
         nobody.close()
 
 
-def test_models_and_jobs_are_told_of_over_rest_and_gRPC_says_that_it_has_no_such_call(client: Any) -> None:
+def test_models_and_jobs_are_told_of_over_rest_and_grpc_says_that_it_has_no_such_call(client: Any) -> None:
     try:
         models = client.models()
     except fc.UnsupportedError as error:

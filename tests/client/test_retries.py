@@ -7,7 +7,7 @@ from typing import Any
 import facesphere_client as fc
 import grpc
 import pytest
-from awaited import Awaited
+from awaited import Awaited, collect
 from facesphere_client.retry import Attempts
 from refusing import MODEL, Answer, Http, Rpc, abort, embedded, grpc_server, http_server, refusal
 
@@ -91,7 +91,12 @@ def test_what_may_be_done_already_is_asked_for_again_only_where_twice_is_as_good
     client = connect(http.url)
     http.script(first, OK)
     assert client.collection("lab").name == "lab"
-    for change in (lambda: client.enrol("lab", "ann", b"photo"), lambda: client.delete_subject("lab", "ann")):
+    http.script(first, ENROLLED)
+    assert client.enrol("lab", "ann", b"photo").faces == ()
+    once, again = http.asked
+    assert once == again
+    assert "idempotency_key=" in once
+    for change in (client.roll_back_model, lambda: client.delete_subject("lab", "ann")):
         http.script(first, ENROLLED)
         with pytest.raises(fc.FacesphereError):
             change()
@@ -179,33 +184,44 @@ def test_no_answer_in_time_is_no_reason_to_ask_again(rpc: Rpc, connect: Callable
 
 
 @pytest.mark.parametrize(
-    ("status", "code", "asked"),
+    ("status", "code", "enrolled", "erased"),
     [
-        (grpc.StatusCode.RESOURCE_EXHAUSTED, "overloaded", 2),
-        (grpc.StatusCode.UNAVAILABLE, "not_ready", 2),
-        (grpc.StatusCode.UNAVAILABLE, "gallery_unavailable", 1),
-        (grpc.StatusCode.UNAVAILABLE, None, 1),
-        (grpc.StatusCode.RESOURCE_EXHAUSTED, "storage_full", 1),
-        (grpc.StatusCode.RESOURCE_EXHAUSTED, None, 1),
-        (grpc.StatusCode.UNKNOWN, None, 1),
+        (grpc.StatusCode.RESOURCE_EXHAUSTED, "overloaded", 2, 2),
+        (grpc.StatusCode.UNAVAILABLE, "not_ready", 2, 2),
+        (grpc.StatusCode.UNAVAILABLE, "gallery_unavailable", 2, 1),
+        (grpc.StatusCode.UNAVAILABLE, None, 2, 1),
+        (grpc.StatusCode.RESOURCE_EXHAUSTED, "storage_full", 1, 1),
+        (grpc.StatusCode.RESOURCE_EXHAUSTED, None, 1, 1),
+        (grpc.StatusCode.UNKNOWN, None, 1, 1),
     ],
 )
-def test_over_grpc_an_enrolment_is_repeated_only_where_it_was_refused(
-    rpc: Rpc, connect: Callable[..., Any], status: grpc.StatusCode, code: str | None, asked: int
+def test_over_grpc_it_is_the_same(
+    rpc: Rpc,
+    connect: Callable[..., Any],
+    status: grpc.StatusCode,
+    code: str | None,
+    enrolled: int,
+    erased: int,
 ) -> None:
-    def refuse_once(_: Any, context: grpc.ServicerContext) -> Any:
-        if len(rpc.asked) == 1:
-            abort(context, status, code)
-        return pb.EnrollResponse()
-
-    rpc.script(unary=refuse_once)
     client = connect(rpc.address)
-    if asked == 2:
-        assert client.enrol("lab", "ann", b"photo").faces == ()
-    else:
-        with pytest.raises(fc.FacesphereError):
-            client.enrol("lab", "ann", b"photo")
-    assert len(rpc.asked) == asked
+    for change, answer, asked in (
+        (lambda: client.enrol("lab", "ann", b"photo"), pb.EnrollResponse(), enrolled),
+        (lambda: client.delete_subject("lab", "ann"), pb.ErasureReceipt(), erased),
+    ):
+
+        def refuse_once(_: Any, context: grpc.ServicerContext, answer: Any = answer) -> Any:
+            if len(rpc.asked) == 1:
+                abort(context, status, code)
+            return answer
+
+        rpc.script(unary=refuse_once)
+        if asked == 2:
+            assert change()
+            assert rpc.asked[0] == rpc.asked[1]  # under the same idempotency key
+        else:
+            with pytest.raises(fc.FacesphereError):
+                change()
+        assert len(rpc.asked) == asked
 
 
 def test_a_message_that_is_too_large_says_so(rpc: Rpc, connect: Callable[..., Any]) -> None:
@@ -259,29 +275,48 @@ def test_an_item_that_there_was_no_room_for_is_asked_about_again_by_itself(
     assert sorted(float(each.get().faces[0].embedding[0]) for each in outcomes) == [0, 1, 2, 3, 4, 5]
 
 
-def test_a_stream_of_enrolments_that_breaks_off_asks_for_nothing_twice(rpc: Rpc, connect: Callable[..., Any]) -> None:
+def test_a_stream_of_enrolments_that_breaks_off_is_gone_on_with_under_the_same_keys(
+    rpc: Rpc, connect: Callable[..., Any]
+) -> None:
+    keys: dict[str, set[str]] = {}
+
     def break_off(request: Any, context: grpc.ServicerContext) -> Any:
+        keys.setdefault(request.id, set()).add(request.request.idempotency_key)
         if len(rpc.asked) == 4:
             abort(context, grpc.StatusCode.UNAVAILABLE, None)
         return pb.EnrollStreamResponse(id=request.id, response=pb.EnrollResponse())
 
     rpc.script(item=break_off)
-    outcomes: list[fc.Outcome[fc.Enrolment]] = []
-    client = connect(rpc.address, concurrency=5)
-    enrolments = ((str(number), "ann", b"photo") for number in range(30))
+    outcomes = list(
+        connect(rpc.address, concurrency=5).enrol_many("lab", ((str(n), "ann", b"photo") for n in range(30)))
+    )
+
+    assert sorted(int(each.id) for each in outcomes if each.error is None) == list(range(30))
+    assert all(len(each) == 1 for each in keys.values())
+    assert len(set.union(*keys.values())) == 30
+
+
+def test_a_stream_that_breaks_off_for_good_tells_what_was_under_way(rpc: Rpc, connect: Callable[..., Any]) -> None:
+    def break_off(request: Any, context: grpc.ServicerContext) -> Any:
+        if len(rpc.asked) >= 4:
+            abort(context, grpc.StatusCode.UNAVAILABLE, None)
+        return pb.EnrollStreamResponse(id=request.id, response=pb.EnrollResponse())
+
+    rpc.script(item=break_off)
+    client, outcomes = connect(rpc.address, concurrency=5), list[fc.Outcome[fc.Enrolment]]()
+    people = [(str(number), "ann", b"photo") for number in range(30)]
 
     with pytest.raises(fc.ConnectionFailedError):
-        if isinstance(client, Awaited):
-            client.collect(outcomes, "enrol_many", "lab", enrolments)
-        else:
-            for outcome in client.enrol_many("lab", enrolments):
-                outcomes.append(outcome)  # noqa: PERF402 - kept one by one, an error may come
+        collect(client, outcomes, "enrol_many", "lab", people)
 
-    done = [each.id for each in outcomes if each.error is None]
-    unknown = [each.id for each in outcomes if isinstance(each.error, fc.ConnectionFailedError)]
-    assert len(rpc.asked) == len(set(rpc.asked))
-    assert done == ["0", "1", "2"]
-    assert len(unknown) == 5
+    assert [each.id for each in outcomes if each.error is None] == ["0", "1", "2"]
+    assert [each.id for each in outcomes if isinstance(each.error, fc.ConnectionFailedError)] == [
+        "3",
+        "4",
+        "5",
+        "6",
+        "7",
+    ]
 
 
 def test_a_key_is_not_in_what_is_printed_of_a_client(http: Http) -> None:

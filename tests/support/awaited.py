@@ -41,3 +41,12 @@ class Awaited:
             return await answer
         assert isinstance(answer, AsyncIterator)
         return [each async for each in answer]
+
+
+def collect(client: Any, into: list[Any], name: str, *arguments: Any) -> None:
+    """The same of either kind of client."""
+    if isinstance(client, Awaited):
+        client.collect(into, name, *arguments)
+        return
+    for each in getattr(client, name)(*arguments):
+        into.append(each)  # noqa: PERF402 - kept one by one, an error may come

@@ -131,7 +131,7 @@ def grpc_server() -> Iterator[Rpc]:
     class Gallery(pb_grpc.GalleryServicer):
         Enroll = staticmethod(unary)
         EnrollStream = staticmethod(stream)
-        GetCollection = staticmethod(unary)
+        DeleteSubject = staticmethod(unary)
 
     server = grpc.server(ThreadPoolExecutor(4))
     pb_grpc.add_FaceEmbeddingServicer_to_server(Faces(), server)  # type: ignore[no-untyped-call]

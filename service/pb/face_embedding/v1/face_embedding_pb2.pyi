@@ -245,16 +245,18 @@ class DeleteCollectionRequest(_message.Message):
     def __init__(self, name: _Optional[str] = ...) -> None: ...
 
 class EnrollRequest(_message.Message):
-    __slots__ = ("collection", "subject", "probes", "consent")
+    __slots__ = ("collection", "subject", "probes", "consent", "idempotency_key")
     COLLECTION_FIELD_NUMBER: _ClassVar[int]
     SUBJECT_FIELD_NUMBER: _ClassVar[int]
     PROBES_FIELD_NUMBER: _ClassVar[int]
     CONSENT_FIELD_NUMBER: _ClassVar[int]
+    IDEMPOTENCY_KEY_FIELD_NUMBER: _ClassVar[int]
     collection: str
     subject: str
     probes: _containers.RepeatedCompositeFieldContainer[Probe]
     consent: str
-    def __init__(self, collection: _Optional[str] = ..., subject: _Optional[str] = ..., probes: _Optional[_Iterable[_Union[Probe, _Mapping]]] = ..., consent: _Optional[str] = ...) -> None: ...
+    idempotency_key: str
+    def __init__(self, collection: _Optional[str] = ..., subject: _Optional[str] = ..., probes: _Optional[_Iterable[_Union[Probe, _Mapping]]] = ..., consent: _Optional[str] = ..., idempotency_key: _Optional[str] = ...) -> None: ...
 
 class EnrolledFace(_message.Message):
     __slots__ = ("face_id", "quality", "consent", "has_crop", "created_at")
