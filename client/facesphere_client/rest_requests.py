@@ -34,8 +34,8 @@ def request(call: Any) -> Request:
 def _segment(name: str) -> str:
     # Ids and names become part of a path. An empty one, or dots, would be the path of something else: of the whole
     # collection where one person was meant.
-    if name in ("", ".", ".."):
-        raise InvalidRequestError(f"{name!r} is no name")
+    if name in ("", ".", "..") or "/" in name:
+        raise InvalidRequestError(f"{name!r} is no name: it has to have something in it besides dots, and no '/'")
     return quote(name, safe="")
 
 
