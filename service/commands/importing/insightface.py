@@ -21,7 +21,6 @@ from service.errors import InvalidRequestError
 
 NAMES = ("id", "name", "external_id")
 _SIDE = 112  # of a crop, in pixels
-_MARGIN = 0.5  # of its sides, added all around: the detector looks for faces in photos
 
 
 def read(database: Path, files: Path | None, collection_id: str | None, named_by: str) -> Source:
@@ -78,7 +77,7 @@ def _people(db: sqlite3.Connection, database: Path, files: Path, collection: str
                 if row["in_file"]
                 else partial(_from_file, files, row["crop_path"])
             )
-            photos.append(SourcePhoto(row["id"], name, partial(_photo, stored, row["bounding_box_json"])))
+            photos.append(SourcePhoto(row["id"], name, partial(restored, stored, row["bounding_box_json"])))
         else:
             vectors[name] += 1
     return Source("insightface", photos, vectors, model, problems)
@@ -102,8 +101,9 @@ def _from_file(files: Path, crop_path: str) -> bytes | None:
         raise BadRecordError(f"its crop cannot be read: {error.strerror}") from error
 
 
-def _photo(stored: Callable[[], bytes | None], box: str) -> bytes:
-    """A crop as a photo that the detector finds the face in: its proportions restored, with a margin."""
+def restored(stored: Callable[[], bytes | None], box: str) -> bytes:
+    """A crop as a photo to look for the face in: with its proportions again. A margin around it makes embeddings worse
+    (benchmarks/imported_crops.py)."""
     try:
         crop = stored()
     except sqlite3.Error as error:
@@ -113,11 +113,8 @@ def _photo(stored: Callable[[], bytes | None], box: str) -> bytes:
     pixels = cv2.imdecode(np.frombuffer(crop, np.uint8), cv2.IMREAD_COLOR) if len(crop) < 2**20 else None
     if pixels is None or pixels.shape[:2] != (_SIDE, _SIDE):
         raise BadRecordError("its crop is no image of 112 x 112 pixels")
-    width, height = _proportions(box)
-    pixels = cv2.resize(pixels, (width, height), interpolation=cv2.INTER_CUBIC)
-    x, y = round(_MARGIN * width), round(_MARGIN * height)
-    framed = cv2.copyMakeBorder(pixels, y, y, x, x, cv2.BORDER_REPLICATE)
-    return bytes(cv2.imencode(".png", framed)[1])
+    pixels = cv2.resize(pixels, _proportions(box), interpolation=cv2.INTER_CUBIC)
+    return bytes(cv2.imencode(".png", pixels)[1])
 
 
 def _proportions(box: str) -> tuple[int, int]:
