@@ -331,8 +331,10 @@ def _transport(url: str, options: Options) -> AsyncTransport:
         from facesphere_client.rest import AsyncRestTransport
 
         return AsyncRestTransport(address, options)
-    from facesphere_client.grpc_transport import AsyncGrpcTransport
-
+    try:
+        from facesphere_client.grpc_transport import AsyncGrpcTransport
+    except ImportError as error:
+        raise ImportError(f"gRPC needs more packages: pip install 'facesphere-client[grpc]' ({error})") from error
     return AsyncGrpcTransport(address, secure, options)
 
 

@@ -333,8 +333,10 @@ def _transport(url: str, options: Options) -> Transport:
         from facesphere_client.rest import RestTransport
 
         return RestTransport(address, options)
-    from facesphere_client.grpc_transport import GrpcTransport
-
+    try:
+        from facesphere_client.grpc_transport import GrpcTransport
+    except ImportError as error:
+        raise ImportError(f"gRPC needs more packages: pip install 'facesphere-client[grpc]' ({error})") from error
     return GrpcTransport(address, secure, options)
 
 
