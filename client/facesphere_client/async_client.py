@@ -211,7 +211,7 @@ class AsyncClient:
         return await self._call(calls.VerifySubject(collection, subject, await _probe(probe), target_fmr, threshold))
 
     async def models(self) -> tuple[ModelDetail, ...]:
-        """The models of the server's registry. REST only, as are the calls about jobs."""
+        """The models of the server's registry."""
         return await self._call(calls.ListModels())
 
     async def activate_model(self, model_id: str) -> Job:

@@ -213,7 +213,7 @@ class Client:
         return self._call(calls.VerifySubject(collection, subject, read_probe(probe), target_fmr, threshold))
 
     def models(self) -> tuple[ModelDetail, ...]:
-        """The models of the server's registry. REST only, as are the calls about jobs."""
+        """The models of the server's registry."""
         return self._call(calls.ListModels())
 
     def activate_model(self, model_id: str) -> Job:

@@ -6,6 +6,7 @@ from functools import singledispatch
 from typing import Any, TypeVar
 
 import numpy as np
+from google.protobuf.json_format import MessageToDict
 
 from facesphere_client import calls
 from facesphere_client.calls import Call, Embedding, Probe, Select
@@ -20,7 +21,9 @@ from facesphere_client.values import (
     Enrolment,
     Face,
     Identification,
+    Job,
     Model,
+    ModelDetail,
     Photo,
     Receipt,
     RejectedImage,
@@ -182,6 +185,31 @@ def _(call: calls.VerifySubject) -> tuple[str, Any]:
     return "Gallery/VerifySubject", message
 
 
+@_message.register
+def _(call: calls.ListModels) -> tuple[str, Any]:
+    return "Models/ListModels", pb.ListModelsRequest()
+
+
+@_message.register
+def _(call: calls.ActivateModel) -> tuple[str, Any]:
+    return "Models/ActivateModel", pb.ActivateModelRequest(model_id=call.model_id)
+
+
+@_message.register
+def _(call: calls.RollBackModel) -> tuple[str, Any]:
+    return "Models/RollBackModel", pb.RollBackModelRequest()
+
+
+@_message.register
+def _(call: calls.GetJob) -> tuple[str, Any]:
+    return "Models/GetJob", pb.GetJobRequest(job_id=call.job_id)
+
+
+@_message.register
+def _(call: calls.ListJobs) -> tuple[str, Any]:
+    return "Models/ListJobs", pb.ListJobsRequest(limit=call.limit)
+
+
 def _optional(message: Any, name: str) -> Any:
     return getattr(message, name) if message.HasField(name) else None
 
@@ -232,6 +260,40 @@ def _enrolled(messages: Iterable[pb.EnrolledFace]) -> tuple[EnrolledFace, ...]:
     return tuple(
         EnrolledFace(each.face_id, _optional(each, "quality"), each.consent or None, each.has_crop, each.created_at)
         for each in messages
+    )
+
+
+def _model_detail(message: pb.ModelDetail) -> ModelDetail:
+    licence, rates = message.licence, message.fmr_range
+    return ModelDetail(
+        message.id,
+        "detector" if message.kind == "detector" else "embedder",
+        message.contract_id,
+        _optional(message, "dimension"),
+        message.architecture,
+        {"spdx": licence.spdx, "commercial_use": licence.commercial_use, "note": licence.note},
+        message.origin,
+        dict(message.metrics),
+        (rates[0], rates[1]) if rates else None,
+        message.champion,
+        message.loaded,
+    )
+
+
+def _job(message: pb.Job) -> Job:
+    kind: Any = message.kind
+    state: Any = message.state
+    return Job(
+        message.id,
+        kind,
+        message.model_id,
+        state,
+        message.progress,
+        _optional(message, "error"),
+        tuple(MessageToDict(each) for each in message.collections),
+        message.actor,
+        message.created_at,
+        message.updated_at,
     )
 
 
@@ -318,3 +380,20 @@ def _(call: calls.Identify, message: pb.IdentifyResponse) -> tuple[Identificatio
         )
         for each in message.results
     )
+
+
+@_answer.register
+def _(call: calls.ListModels, message: pb.ListModelsResponse) -> tuple[ModelDetail, ...]:
+    return tuple(_model_detail(each) for each in message.models)
+
+
+@_answer.register(calls.ActivateModel)
+@_answer.register(calls.RollBackModel)
+@_answer.register(calls.GetJob)
+def _(call: Any, message: pb.Job) -> Job:
+    return _job(message)
+
+
+@_answer.register
+def _(call: calls.ListJobs, message: pb.ListJobsResponse) -> tuple[Job, ...]:
+    return tuple(_job(each) for each in message.jobs)

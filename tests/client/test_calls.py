@@ -216,21 +216,22 @@ def test_a_key_is_asked_for(keyed: LiveServer, kind: str) -> None:
         nobody.close()
 
 
-def test_models_and_jobs_are_told_of_over_rest_and_grpc_says_that_it_has_no_such_call(client: Any) -> None:
-    try:
-        models = client.models()
-    except fc.UnsupportedError as error:
-        assert "use http://" in str(error)  # noqa: PT017 - which of both it is depends on the client
-        return
-    loaded = next(model for model in models if model.kind == "embedder" and model.loaded)
-    assert loaded.licence["spdx"]
+def test_models_and_jobs_are_told_of(client: Any, keyed: LiveServer) -> None:
+    models = {model.id: model for model in client.models()}
+    documents = keyed.client.get("/models", headers={"authorization": f"Bearer {KEY}"}).json()["models"]
+    assert [(model.id, model.kind, model.dimension, dict(model.licence)) for model in models.values()] == [
+        (each["id"], each["kind"], each["dimension"], each["licence"]) for each in documents
+    ]
+    loaded = next(model for model in models.values() if model.kind == "embedder" and model.loaded)
     assert loaded.fmr_range is not None
-    job = client.activate_model(loaded.id)
-    assert client.wait_for_job(job.id, every_s=0.02).state == "done"
-    assert client.job(job.id).model_id == loaded.id
-    assert job.id in {each.id for each in client.jobs()}
-    with pytest.raises(fc.NotFoundError):
-        client.activate_model("no-such-model")
+    assert loaded.fmr_range[0] < loaded.fmr_range[1]
+    job = client.wait_for_job(client.activate_model(loaded.id).id, every_s=0.02)
+    assert (job.state, job.error, job.progress, job.model_id) == ("done", None, 1, loaded.id)
+    assert {"collection": "lab", "state": "there"}.items() <= dict(job.collections[0]).items()
+    assert job in client.jobs(5)
+    for missing in (lambda: client.activate_model("no-such-model"), lambda: client.job("none")):
+        with pytest.raises(fc.NotFoundError):
+            missing()
 
 
 def test_over_rest_several_embeddings_are_not_one_enrolment_and_over_grpc_they_are(client: Any, photo: Path) -> None:

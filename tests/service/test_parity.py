@@ -9,7 +9,7 @@ import grpc
 import numpy as np
 import pytest
 from google.protobuf.json_format import MessageToDict
-from live_server import LiveServer
+from live_server import LiveServer, wait_until
 from photos import encode
 
 from service.pb.face_embedding.v1 import face_embedding_pb2 as pb
@@ -240,7 +240,29 @@ def _gallery_cases() -> list[Case]:
     ]
 
 
-CASES = [*_photo_cases(), *_decision_cases(), *_gallery_cases()]
+def _model_cases() -> list[Case]:
+    return [
+        Case("models", lambda s, _: s.client.get("/models"), lambda s, _: s.models.ListModels(pb.ListModelsRequest())),
+        Case("jobs", lambda s, _: s.client.get("/jobs"), lambda s, _: s.models.ListJobs(pb.ListJobsRequest())),
+        Case(
+            "a missing job",
+            lambda s, _: s.client.get("/jobs/none"),
+            lambda s, _: s.models.GetJob(pb.GetJobRequest(job_id="none")),
+        ),
+        Case(
+            "activating a missing model",
+            lambda s, _: s.client.post("/models/nobody/activate"),
+            lambda s, _: s.models.ActivateModel(pb.ActivateModelRequest(model_id="nobody")),
+        ),
+        Case(
+            "rolling back where nothing was promoted before",
+            lambda s, _: s.client.post("/models/rollback"),
+            lambda s, _: s.models.RollBackModel(pb.RollBackModelRequest()),
+        ),
+    ]
+
+
+CASES = [*_photo_cases(), *_decision_cases(), *_gallery_cases(), *_model_cases()]
 
 
 @pytest.fixture(scope="module")
@@ -398,6 +420,20 @@ def test_the_enrol_stream_answers_each_photo_when_it_is_kept(gallery: LiveServer
     assert {each["face_id"] for each in kept} == {answers[f"ann-{n}"].response.faces[0].face_id for n in range(20)}
     for name in ("ann", "bob"):
         gallery.client.delete(f"/collections/parity/subjects/{name}")
+
+
+def test_a_change_of_model_is_the_same_job_through_both(gallery: LiveServer) -> None:
+    (loaded,) = [
+        each.id for each in gallery.models.ListModels(pb.ListModelsRequest()).models if each.dimension and each.loaded
+    ]
+
+    job_id = gallery.models.ActivateModel(pb.ActivateModelRequest(model_id=loaded)).id
+    wait_until(lambda: gallery.client.get(f"/jobs/{job_id}").json()["state"] == "done")
+
+    rest = gallery.client.get(f"/jobs/{job_id}").json()
+    rpc = _rpc_outcome(lambda: gallery.models.GetJob(pb.GetJobRequest(job_id=job_id)))
+    assert [each["state"] for each in rest["collections"]] == ["there"]
+    _assert_close(*_common(rest, rpc))
 
 
 def test_base64_and_bytes_carry_one_vector(gallery: LiveServer, face_photo: bytes) -> None:
