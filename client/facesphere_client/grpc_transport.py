@@ -2,6 +2,7 @@
 
 import asyncio
 import queue
+import threading
 from collections.abc import AsyncIterator, Mapping
 from typing import Any, TypeVar, cast
 
@@ -66,7 +67,7 @@ class GrpcTransport:
         ask: Any = self._channel.stream_stream(
             f"/{_PACKAGE}.{method}", lambda message: message.SerializeToString(), response.FromString
         )
-        return Stream(lambda requests: ask(requests, metadata=self._metadata))
+        return Stream(lambda requests: ask(requests, metadata=self._metadata), self._timeout_s)
 
     def close(self) -> None:
         """Close the connections."""
@@ -87,9 +88,10 @@ _ENDED = ConnectionFailedError("the server ended the stream")
 class Stream:
     """A stream, which one thread puts into and reads from."""
 
-    def __init__(self, begin: Any) -> None:
+    def __init__(self, begin: Any, timeout_s: float) -> None:
         self._requests: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._call = begin(iter(self._requests.get, None))
+        self._timeout_s = timeout_s
 
     def put(self, key: str, call: Call[Any]) -> None:
         """Ask for something; its answer bears the key."""
@@ -103,14 +105,20 @@ class Stream:
         """The key of what is done next, and its message or error.
 
         Raises:
-            BrokenError: there comes none.
+            BrokenError: there comes none, or not in time.
         """
+        # A stream has no deadline, as it may take as long as there is something to ask for.
+        watch = threading.Timer(self._timeout_s, self._call.cancel)
+        watch.start()
         try:
             return _outcome(next(self._call))
         except StopIteration:
             raise BrokenError(_ENDED) from None
         except grpc.RpcError as error:
-            raise BrokenError(_failed(error)) from error
+            late = watch.finished.is_set() and self._call.code() is grpc.StatusCode.CANCELLED
+            raise BrokenError(_late(self._timeout_s) if late else _failed(error)) from error
+        finally:
+            watch.cancel()
 
     def close(self) -> None:
         """Give up what has no answer yet."""
@@ -146,7 +154,7 @@ class AsyncGrpcTransport:
         ask: Any = self._channel().stream_stream(
             f"/{_PACKAGE}.{method}", lambda message: message.SerializeToString(), response.FromString
         )
-        return AsyncStream(lambda requests: ask(requests, metadata=self._metadata))
+        return AsyncStream(lambda requests: ask(requests, metadata=self._metadata), self._timeout_s)
 
     async def close(self) -> None:
         """Close the connections."""
@@ -167,9 +175,10 @@ class AsyncGrpcTransport:
 class AsyncStream:
     """A stream in an event loop."""
 
-    def __init__(self, begin: Any) -> None:
+    def __init__(self, begin: Any, timeout_s: float) -> None:
         self._requests: asyncio.Queue[Any] = asyncio.Queue()
         self._call = begin(self._asked())
+        self._timeout_s = timeout_s
 
     def put(self, key: str, call: Call[Any]) -> None:
         """Ask for something; its answer bears the key."""
@@ -183,10 +192,13 @@ class AsyncStream:
         """The key of what is done next, and its message or error.
 
         Raises:
-            BrokenError: there comes none.
+            BrokenError: there comes none, or not in time.
         """
         try:
-            answer = await self._call.read()
+            async with asyncio.timeout(self._timeout_s):
+                answer = await self._call.read()
+        except TimeoutError:
+            raise BrokenError(_late(self._timeout_s)) from None
         except grpc.RpcError as error:
             raise BrokenError(_failed(error)) from error
         if answer is grpc.aio.EOF:
@@ -201,6 +213,10 @@ class AsyncStream:
     async def _asked(self) -> AsyncIterator[Any]:
         while (message := await self._requests.get()) is not None:
             yield message
+
+
+def _late(timeout_s: float) -> TimedOutError:
+    return TimedOutError(f"nothing came over the stream for {timeout_s:g} s")
 
 
 def _unary(call: Call[Any]) -> tuple[str, Any, Any]:

@@ -251,6 +251,20 @@ def test_a_stream_of_embeddings_that_breaks_off_is_gone_on_with(rpc: Rpc, connec
     assert len(rpc.asked) > 30
 
 
+def test_a_stream_that_falls_silent_is_given_up(rpc: Rpc, connect: Callable[..., Any]) -> None:
+    def fall_silent(request: Any, context: grpc.ServicerContext) -> Any:
+        while len(rpc.asked) == 3 and context.is_active():
+            time.sleep(0.005)
+        return _echo(request)
+
+    rpc.script(item=fall_silent)
+    client, outcomes = connect(rpc.address, timeout_s=0.2), list[fc.Outcome[fc.EmbeddedPhoto]]()
+    with pytest.raises(fc.TimedOutError):
+        collect(client, outcomes, "embed_many", [(str(number), str(number).encode()) for number in range(6)])
+    assert [each.id for each in outcomes if each.error is None] == ["0", "1"]
+    assert [each.id for each in outcomes if isinstance(each.error, fc.TimedOutError)] == ["2", "3", "4", "5"]
+
+
 def test_a_stream_that_is_refused_says_why(rpc: Rpc, connect: Callable[..., Any]) -> None:
     def refuse(_: Any, context: grpc.ServicerContext) -> Any:
         abort(context, grpc.StatusCode.UNAUTHENTICATED, "unauthenticated")
