@@ -277,6 +277,8 @@ def _model_detail(message: pb.ModelDetail) -> ModelDetail:
         (rates[0], rates[1]) if rates else None,
         message.champion,
         message.loaded,
+        message.standing,
+        message.in_shadow,
     )
 
 

@@ -226,7 +226,11 @@ class Receipt:
 
 @dataclass(frozen=True, slots=True)
 class ModelDetail:
-    """A model of the server's registry. `champion`: promoted; `loaded`: in use now."""
+    """A model of the server's registry. `champion`: promoted; `loaded`: in use now.
+
+    `standing`: champion, retired (it was promoted once) or candidate (it never was). `in_shadow`: compared beside the
+    model that answers.
+    """
 
     id: str
     kind: Literal["detector", "embedder"]
@@ -239,6 +243,8 @@ class ModelDetail:
     fmr_range: tuple[float, float] | None
     champion: bool
     loaded: bool
+    standing: str = ""
+    in_shadow: bool = False
 
 
 @dataclass(frozen=True, slots=True)

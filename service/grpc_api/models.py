@@ -1,9 +1,9 @@
 """The Models service: which models there are, and which is served."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 
-from models.bundle import Manifest
 from service.admin import ModelJobs
+from service.catalogue import Catalogue, Entry
 from service.domain import Job
 from service.errors import InvalidRequestError
 from service.grpc_api.calls import Calls, Context
@@ -11,15 +11,14 @@ from service.grpc_api.received import Received
 from service.pb.face_embedding.v1 import face_embedding_pb2 as pb
 from service.pb.face_embedding.v1 import face_embedding_pb2_grpc as pb_grpc
 
-Manifests = Callable[[], Sequence[tuple[Manifest, bool, bool]]]
 _MAX_LIMIT = 1000
 
 
 class Models(pb_grpc.ModelsServicer):
     """The registry, activation, the way back, and the jobs that do both."""
 
-    def __init__(self, manifests: Manifests, jobs: ModelJobs, calls: Calls) -> None:
-        self._manifests = manifests
+    def __init__(self, catalogue: Catalogue, jobs: ModelJobs, calls: Calls) -> None:
+        self._catalogue = catalogue
         self._jobs = jobs
         self._calls = calls
 
@@ -27,7 +26,7 @@ class Models(pb_grpc.ModelsServicer):
         """All models."""
 
         async def work(_: pb.ListModelsRequest) -> pb.ListModelsResponse:
-            return pb.ListModelsResponse(models=[_model(*each) for each in self._manifests()])
+            return pb.ListModelsResponse(models=[_model(each) for each in self._catalogue.all()])
 
         return await self._calls.unary("ListModels", context, received, work)
 
@@ -68,7 +67,8 @@ class Models(pb_grpc.ModelsServicer):
         return await self._calls.unary("ListJobs", context, received, work)
 
 
-def _model(value: Manifest, champion: bool, loaded: bool) -> pb.ModelDetail:
+def _model(entry: Entry) -> pb.ModelDetail:
+    value = entry.manifest
     licence = value.licence
     return pb.ModelDetail(
         id=value.id,
@@ -80,8 +80,10 @@ def _model(value: Manifest, champion: bool, loaded: bool) -> pb.ModelDetail:
         origin=value.provenance.origin,
         metrics=value.metrics,
         fmr_range=value.calibration.fmr_range if value.calibration else (),
-        champion=champion,
-        loaded=loaded,
+        champion=entry.champion,
+        loaded=entry.loaded,
+        standing=entry.standing,
+        in_shadow=entry.in_shadow,
     )
 
 

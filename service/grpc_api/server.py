@@ -8,11 +8,12 @@ from grpc_health.v1._async import HealthServicer
 from grpc_reflection.v1alpha import reflection
 
 from service.admin import ModelJobs
+from service.catalogue import Catalogue
 from service.errors import InvalidRequestError
 from service.grpc_api.calls import Calls
 from service.grpc_api.face_embedding import FaceEmbedding
 from service.grpc_api.gallery import Gallery
-from service.grpc_api.models import Manifests, Models
+from service.grpc_api.models import Models
 from service.grpc_api.received import Budget, Decoding
 from service.metrics import Metrics
 from service.pb.face_embedding.v1 import face_embedding_pb2 as pb
@@ -31,7 +32,7 @@ class GrpcParts:
 
     served: Served
     people: People
-    models: Manifests
+    catalogue: Catalogue
     model_jobs: ModelJobs
     access: Access
     metrics: Metrics
@@ -114,7 +115,7 @@ class GrpcServer:
             Gallery(parts.people, calls), server
         )
         pb_grpc.add_ModelsServicer_to_server(  # type: ignore[no-untyped-call]
-            Models(parts.models, parts.model_jobs, calls), server
+            Models(parts.catalogue, parts.model_jobs, calls), server
         )
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         reflection.enable_server_reflection((*SERVICES, "grpc.health.v1.Health", reflection.SERVICE_NAME), server)

@@ -219,9 +219,10 @@ def test_a_key_is_asked_for(keyed: LiveServer, kind: str) -> None:
 def test_models_and_jobs_are_told_of(client: Any, keyed: LiveServer) -> None:
     models = {model.id: model for model in client.models()}
     documents = keyed.client.get("/models", headers={"authorization": f"Bearer {KEY}"}).json()["models"]
-    assert [(model.id, model.kind, model.dimension, dict(model.licence)) for model in models.values()] == [
-        (each["id"], each["kind"], each["dimension"], each["licence"]) for each in documents
+    assert [(model.id, model.kind, model.dimension, model.standing) for model in models.values()] == [
+        (each["id"], each["kind"], each["dimension"], each["standing"]) for each in documents
     ]
+    assert [dict(model.licence) for model in models.values()] == [each["licence"] for each in documents]
     loaded = next(model for model in models.values() if model.kind == "embedder" and model.loaded)
     assert loaded.fmr_range is not None
     assert loaded.fmr_range[0] < loaded.fmr_range[1]

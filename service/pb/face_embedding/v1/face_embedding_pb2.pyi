@@ -486,7 +486,7 @@ class ListModelsResponse(_message.Message):
     def __init__(self, models: _Optional[_Iterable[_Union[ModelDetail, _Mapping]]] = ...) -> None: ...
 
 class ModelDetail(_message.Message):
-    __slots__ = ("id", "kind", "contract_id", "dimension", "architecture", "licence", "origin", "metrics", "fmr_range", "champion", "loaded")
+    __slots__ = ("id", "kind", "contract_id", "dimension", "architecture", "licence", "origin", "metrics", "fmr_range", "champion", "loaded", "standing", "in_shadow")
     class MetricsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -505,6 +505,8 @@ class ModelDetail(_message.Message):
     FMR_RANGE_FIELD_NUMBER: _ClassVar[int]
     CHAMPION_FIELD_NUMBER: _ClassVar[int]
     LOADED_FIELD_NUMBER: _ClassVar[int]
+    STANDING_FIELD_NUMBER: _ClassVar[int]
+    IN_SHADOW_FIELD_NUMBER: _ClassVar[int]
     id: str
     kind: str
     contract_id: str
@@ -516,7 +518,9 @@ class ModelDetail(_message.Message):
     fmr_range: _containers.RepeatedScalarFieldContainer[float]
     champion: bool
     loaded: bool
-    def __init__(self, id: _Optional[str] = ..., kind: _Optional[str] = ..., contract_id: _Optional[str] = ..., dimension: _Optional[int] = ..., architecture: _Optional[str] = ..., licence: _Optional[_Union[Licence, _Mapping]] = ..., origin: _Optional[str] = ..., metrics: _Optional[_Mapping[str, float]] = ..., fmr_range: _Optional[_Iterable[float]] = ..., champion: _Optional[bool] = ..., loaded: _Optional[bool] = ...) -> None: ...
+    standing: str
+    in_shadow: bool
+    def __init__(self, id: _Optional[str] = ..., kind: _Optional[str] = ..., contract_id: _Optional[str] = ..., dimension: _Optional[int] = ..., architecture: _Optional[str] = ..., licence: _Optional[_Union[Licence, _Mapping]] = ..., origin: _Optional[str] = ..., metrics: _Optional[_Mapping[str, float]] = ..., fmr_range: _Optional[_Iterable[float]] = ..., champion: _Optional[bool] = ..., loaded: _Optional[bool] = ..., standing: _Optional[str] = ..., in_shadow: _Optional[bool] = ...) -> None: ...
 
 class Licence(_message.Message):
     __slots__ = ("spdx", "commercial_use", "note")
