@@ -22,9 +22,9 @@ Make = Callable[..., Any]
 
 
 @pytest.fixture(scope="module")
-def keyed(models_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
+def keyed(own_models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
     """A server that asks for a key."""
-    with live_server(tmp_path_factory.mktemp("data"), models_dir=str(models_dir), api_key=KEY) as running:
+    with live_server(tmp_path_factory.mktemp("data"), models_dir=str(own_models), api_key=KEY) as running:
         yield running
 
 

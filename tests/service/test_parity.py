@@ -1,15 +1,16 @@
 """REST and gRPC are two faces of one application layer: the same answer, or the same code, through both."""
 
 import base64
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import grpc
 import numpy as np
 import pytest
 from google.protobuf.json_format import MessageToDict
-from live_server import LiveServer, wait_until
+from live_server import LiveServer, live_server, wait_until
 from photos import encode
 
 from service.pb.face_embedding.v1 import face_embedding_pb2 as pb
@@ -263,6 +264,13 @@ def _model_cases() -> list[Case]:
 
 
 CASES = [*_photo_cases(), *_decision_cases(), *_gallery_cases(), *_model_cases()]
+
+
+@pytest.fixture(scope="module")
+def server(own_models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
+    """A server with a registry of its own."""
+    with live_server(tmp_path_factory.mktemp("data"), models_dir=str(own_models)) as running:
+        yield running
 
 
 @pytest.fixture(scope="module")

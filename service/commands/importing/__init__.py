@@ -7,7 +7,6 @@ from typing import Any, TypeVar
 import click
 
 from service.commands.importing import compreface, insightface
-from service.commands.importing.run import Target, import_people
 from service.commands.importing.source import Source
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -91,4 +90,7 @@ def import_insightface(
 
 
 def _import(source: Source, dry_run: bool, target: dict[str, Any]) -> None:
+    # Here, so that no other command waits for the client to be loaded.
+    from service.commands.importing.run import Target, import_people
+
     import_people(source, None if dry_run else Target(**target))
