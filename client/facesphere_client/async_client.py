@@ -1,9 +1,10 @@
 """The client for an event loop: the same calls as client.py, awaited."""
 
 import asyncio
+import contextlib
 import os
 import time
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, TypeVar
@@ -241,9 +242,9 @@ class AsyncClient:
 
     def embed_many(
         self, photos: Iterable[tuple[str, ImageFile]], *, faces: Select = "all", aligned: bool = False
-    ) -> AsyncIterator[Outcome[EmbeddedPhoto]]:
+    ) -> AsyncGenerator[Outcome[EmbeddedPhoto], None]:
         """Embeddings of many photos, each under an id of the caller, as they are done. One that fails ends nothing."""
-        return self._many(calls.Embed, ((key, image, _embed(faces, aligned)) for key, image in photos))
+        return self._many(calls.Embed, ((key, image, calls.embedding(faces, aligned)) for key, image in photos))
 
     def enrol_many(
         self,
@@ -252,14 +253,16 @@ class AsyncClient:
         *,
         consent: str | None = None,
         idempotency_key: str | None = None,
-    ) -> AsyncIterator[Outcome[Enrolment]]:
+    ) -> AsyncGenerator[Outcome[Enrolment], None]:
         """Enrol many photos: an id, whose it is, and the photo. Each is on the server's disk when its outcome comes.
 
         Under the same `idempotency_key` a photo of the same id and person is not enrolled twice, so that what was
         stopped can be begun again.
         """
         keys = calls.keys_of_items(idempotency_key)
-        items = ((key, image, _enrol(collection, subject, consent, keys(key))) for key, subject, image in people)
+        items = (
+            (key, image, calls.enrolling(collection, subject, consent, keys(key))) for key, subject, image in people
+        )
         return self._many(calls.Enrol, items)
 
     def identify_many(
@@ -271,7 +274,7 @@ class AsyncClient:
         limit: int = 5,
         target_fpir: float | None = None,
         threshold: float | None = None,
-    ) -> AsyncIterator[Outcome[tuple[Identification, ...]]]:
+    ) -> AsyncGenerator[Outcome[tuple[Identification, ...]], None]:
         """Who is in each of many photos? An answer a face."""
 
         def make(image: bytes) -> Call[tuple[Identification, ...]]:
@@ -281,7 +284,7 @@ class AsyncClient:
 
     def embed_folder(
         self, folder: str | os.PathLike[str], *, faces: Select = "all", progress: Progress = False
-    ) -> AsyncIterator[Outcome[EmbeddedPhoto]]:
+    ) -> AsyncGenerator[Outcome[EmbeddedPhoto], None]:
         """Embeddings of all photos in a folder and below, as they are done; their paths in it are the ids."""
         root = Path(folder)
         found = folders.photos(root)
@@ -296,7 +299,7 @@ class AsyncClient:
         consent: str | None = None,
         idempotency_key: str | None = None,
         progress: Progress = False,
-    ) -> AsyncIterator[Outcome[Enrolment]]:
+    ) -> AsyncGenerator[Outcome[Enrolment], None]:
         """Enrol all photos of a folder of folders, PERSON/PHOTO.jpg; their paths in it are the ids.
 
         `idempotency_key`: as in `enrol_many`.
@@ -315,7 +318,9 @@ class AsyncClient:
             except FacesphereError as error:
                 await asyncio.sleep(attempts.after(error))
 
-    def _many(self, kind: type[Call[T]], items: Iterable[tuple[str, ImageFile, Any]]) -> AsyncIterator[Outcome[T]]:
+    def _many(
+        self, kind: type[Call[T]], items: Iterable[tuple[str, ImageFile, Any]]
+    ) -> AsyncGenerator[Outcome[T], None]:
         source = _items(items)
         transport: Any = self._transport
         if not hasattr(transport, "stream"):
@@ -346,14 +351,6 @@ async def _probe(probe: ProbeLike) -> Probe:
     return await asyncio.to_thread(read_probe, probe) if isinstance(probe, str | os.PathLike) else read_probe(probe)
 
 
-def _embed(faces: Select, aligned: bool) -> Any:
-    return lambda image: calls.Embed(image, faces, aligned)
-
-
-def _enrol(collection: str, subject: str, consent: str | None, key: str) -> Any:
-    return lambda image: calls.Enrol(collection, subject, (image,), consent, key)
-
-
 async def _items(items: Iterable[tuple[str, ImageFile, Any]]) -> AsyncIterator[Item[Any]]:
     """Calls about images that are read as they are asked for, or why they cannot be."""
     for key, image, make in items:
@@ -364,9 +361,10 @@ async def _items(items: Iterable[tuple[str, ImageFile, Any]]) -> AsyncIterator[I
 
 
 async def _shown(
-    what: str, outcomes: AsyncIterator[Outcome[T]], total: int, progress: Progress
-) -> AsyncIterator[Outcome[T]]:
+    what: str, outcomes: AsyncGenerator[Outcome[T], None], total: int, progress: Progress
+) -> AsyncGenerator[Outcome[T], None]:
     with Shown(what, total, progress) as shown:
-        async for outcome in outcomes:
-            shown.advance()
-            yield outcome
+        async with contextlib.aclosing(outcomes):
+            async for outcome in outcomes:
+                shown.advance()
+                yield outcome

@@ -135,6 +135,11 @@ class Embed(Call[EmbeddedPhoto]):
     aligned: bool = False
 
 
+def embedding(faces: Select, aligned: bool) -> Callable[[bytes], Embed]:
+    """What makes a call of an image, for many of them."""
+    return lambda image: Embed(image, faces, aligned)
+
+
 @dataclass(frozen=True, slots=True)
 class Verify(Call[Verification]):
     """Are two probes one person?"""
@@ -190,6 +195,11 @@ class Enrol(Call[Enrolment]):
     def repeatable(self) -> bool:
         """Whether it has a key."""
         return self.idempotency_key is not None
+
+
+def enrolling(collection: str, subject: str, consent: str | None, key: str) -> Callable[[bytes], Enrol]:
+    """The same of an enrolment."""
+    return lambda image: Enrol(collection, subject, (image,), consent, key)
 
 
 @dataclass(frozen=True, slots=True)

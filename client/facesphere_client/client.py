@@ -245,7 +245,7 @@ class Client:
         self, photos: Iterable[tuple[str, ImageFile]], *, faces: Select = "all", aligned: bool = False
     ) -> Iterator[Outcome[EmbeddedPhoto]]:
         """Embeddings of many photos, each under an id of the caller, as they are done. One that fails ends nothing."""
-        return self._many(calls.Embed, ((key, image, _embed(faces, aligned)) for key, image in photos))
+        return self._many(calls.Embed, ((key, image, calls.embedding(faces, aligned)) for key, image in photos))
 
     def enrol_many(
         self,
@@ -261,7 +261,9 @@ class Client:
         stopped can be begun again.
         """
         keys = calls.keys_of_items(idempotency_key)
-        items = ((key, image, _enrol(collection, subject, consent, keys(key))) for key, subject, image in people)
+        items = (
+            (key, image, calls.enrolling(collection, subject, consent, keys(key))) for key, subject, image in people
+        )
         return self._many(calls.Enrol, items)
 
     def identify_many(
@@ -338,14 +340,6 @@ def _transport(url: str, options: Options) -> Transport:
     except ImportError as error:
         raise ImportError(f"gRPC needs more packages: pip install 'facesphere-client[grpc]' ({error})") from error
     return GrpcTransport(address, secure, options)
-
-
-def _embed(faces: Select, aligned: bool) -> Any:
-    return lambda image: calls.Embed(image, faces, aligned)
-
-
-def _enrol(collection: str, subject: str, consent: str | None, key: str) -> Any:
-    return lambda image: calls.Enrol(collection, subject, (image,), consent, key)
 
 
 def _item(key: str, image: ImageFile, make: Any) -> Item[Any]:

@@ -1,7 +1,7 @@
 """Many calls of one kind, each by itself, so many at once and no more: what REST has in place of a stream."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from typing import TypeVar
 
@@ -42,7 +42,7 @@ def over_threads(send: Callable[[Call[T]], T], source: Iterator[Item[T]], concur
 
 async def over_tasks(
     send: Callable[[Call[T]], Awaitable[T]], source: AsyncIterator[Item[T]], concurrency: int
-) -> AsyncIterator[Outcome[T]]:
+) -> AsyncGenerator[Outcome[T], None]:
     """The same in an event loop."""
 
     async def ask(item: Item[T]) -> Outcome[T]:

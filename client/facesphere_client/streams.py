@@ -5,7 +5,7 @@ At most `concurrency` items are without an answer, so that a folder of any size 
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
 from typing import Any, Generic, TypeVar
 
 from facesphere_client import grpc_messages
@@ -139,7 +139,7 @@ async def over_async_stream(
     send: Callable[[Call[T]], Awaitable[T]],
     source: AsyncIterator[Item[T]],
     options: Options,
-) -> AsyncIterator[Outcome[T]]:
+) -> AsyncGenerator[Outcome[T], None]:
     """The same in an event loop."""
     progress = _Progress[T](options)
     while progress.open:

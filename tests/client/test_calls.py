@@ -1,5 +1,7 @@
 """Every call of the client against a real server, over both protocols, waiting and awaited."""
 
+import asyncio
+import contextlib
 import inspect
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -310,6 +312,23 @@ def test_a_stream_that_nobody_reads_to_its_end_leaves_the_client_usable(keyed: L
             assert next(outcomes).get().faces
             outcomes.close()
             assert client.detect(photo).faces
+
+
+def test_a_stream_in_a_loop_that_is_left_early_leaves_nothing_running(keyed: LiveServer, tmp_path: Path) -> None:
+    async def scenario(url: str) -> set[str]:
+        async with fc.AsyncClient(url, key=KEY, concurrency=4) as client:
+            async with contextlib.aclosing(client.embed_folder(tmp_path)) as outcomes:
+                async for outcome in outcomes:
+                    assert outcome.get().faces == ()
+                    break
+            await asyncio.sleep(0)
+            names = {getattr(task.get_coro(), "__qualname__", "") for task in asyncio.all_tasks()}
+        return {name for name in names if "over_" in name or "Stream" in name}
+
+    for number in range(50):
+        (tmp_path / f"{number}.png").write_bytes(EMPTY)
+    for url in (keyed.http, f"grpc://{keyed.grpc}"):
+        assert asyncio.run(scenario(url)) == set()
 
 
 @pytest.mark.parametrize("url", ["", "127.0.0.1:8000", "ftp://host", "grpc://host/path", "http://"])
