@@ -200,6 +200,29 @@ def test_bad_rows_of_a_dump_are_left_out_with_a_line_each(server: LiveServer, cl
     assert done.stdout.splitlines()[-1] == ("left out: 1 vectors of c without a photo, of people who have other photos")
 
 
+def test_pictures_of_forms_that_the_server_does_not_take_are_sent_as_png(
+    server: LiveServer, client: Client, tmp_path: Path
+) -> None:
+    pictures = {
+        "gif": encode(astronaut(), "GIF"),
+        "tiff": encode(astronaut(), "TIFF"),
+        "ico": encode(astronaut()[:256, 100:356], "ICO"),
+        "broken": b"II*\0" + bytes(8),
+        "text": b"no picture",
+    }
+    faces = [{"image_id": name, "subject": name} for name in pictures]
+    (tmp_path / "faces.json").write_text(json.dumps({"faces": faces}))
+    for name, content in pictures.items():
+        (tmp_path / name).write_bytes(content)
+
+    done = _import(server, "compreface", tmp_path)
+
+    assert done.exit_code == 0, done.output
+    assert _faces(client) == {"gif": 1, "tiff": 1, "ico": 1}
+    assert "skipped: photo broken of 'broken': the TIFF file cannot be read" in done.stderr
+    assert "skipped: photo text of 'text': invalid_image" in done.stderr
+
+
 @pytest.mark.parametrize(
     ("content", "said"),
     [

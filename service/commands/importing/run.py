@@ -20,6 +20,7 @@ from facesphere_client import (
 )
 
 from service.commands.common import progress
+from service.commands.importing.pictures import servable
 from service.commands.importing.source import BadRecordError, NoPhotoError, Source
 from service.errors import InvalidRequestError
 
@@ -120,7 +121,7 @@ def _faces_of(client: Client, collection: str, source: Source) -> set[str]:
 def _read(source: Source, tally: _Tally) -> Iterator[tuple[str, str, bytes]]:
     for photo in source.photos:
         try:
-            yield photo.id, photo.subject, photo.read()
+            yield photo.id, photo.subject, servable(photo.read())
         except NoPhotoError:
             tally.vectors[photo.subject] += 1
         except (BadRecordError, OSError) as error:
