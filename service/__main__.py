@@ -17,6 +17,7 @@ from service import app
 from service.commands.audit import audit
 from service.commands.bundles import activate, export_model, import_model, jobs, promote, rollback, set_precision
 from service.commands.gallery import backup, gallery, restore
+from service.commands.importing import import_people_from
 from service.commands.keys import keys
 from service.domain import Criterion, Probe, Verification
 from service.errors import InvalidRequestError
@@ -206,7 +207,7 @@ def add(source: str, promote_it: bool, data_dir: Path | None, **options: Any) ->
 
 for _command in (promote, activate, rollback, jobs, set_precision, export_model, import_model):
     models.add_command(_command)
-for _command in (keys, audit, gallery, backup, restore):
+for _command in (keys, audit, gallery, backup, restore, import_people_from):
     main.add_command(_command)
 
 

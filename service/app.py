@@ -285,8 +285,10 @@ class _Server(uvicorn.Server):
         self._access = access
         self._gallery = gallery
         self._metrics = self._build_metrics(inference)
+        self._catalogue = Catalogue(registry, inference.served, self._shadow, inference.detector.manifest.id)
+        self._model_jobs = ModelJobs(self._activation, self._shadow, self._model_pool, self._gallery_pool)
         self._grpc = GrpcServer(
-            GrpcParts(inference.served, self._people, self._access, self._metrics),
+            GrpcParts(inference.served, self._people, self._catalogue, self._model_jobs, self._access, self._metrics),
             GrpcOptions(
                 host,
                 settings.grpc_port,
@@ -410,9 +412,9 @@ class _Server(uvicorn.Server):
                 self._inference.served,
                 self._people,
                 Admin(self._gallery, self._gallery_pool),
-                ModelJobs(self._activation, self._shadow, self._model_pool, self._gallery_pool),
+                self._model_jobs,
                 self._access,
-                Catalogue(self._registry, self._inference.served, self._shadow, self._inference.detector.manifest.id),
+                self._catalogue,
                 self._metrics,
                 lambda: self._ready,
             ),

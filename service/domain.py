@@ -258,12 +258,16 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class NewFace:
-    """A face to be enrolled. `crop` is an encoded PNG, only where the collection stores crops."""
+    """A face to be enrolled. `crop` is an encoded PNG, only where the collection stores crops.
+
+    `request`: what the caller calls the request for it; a person's face of the same one is not stored twice.
+    """
 
     embedding: Vector
     quality: float | None
     consent: str | None
     crop: bytes | None = None
+    request: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,37 +6,25 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from typing import ParamSpec, TypeVar
 
-import cv2
-
-from models.errors import (
-    FaceError,
-    ImageTooLargeError,
-    InvalidImageError,
-    PayloadTooLargeError,
-    UnsupportedMediaTypeError,
-)
-from models.image import Pixels
 from service.domain import (
     Candidate,
     Collection,
     CollectionSettings,
     Criterion,
-    EmbeddedFace,
     EmbeddedProbe,
     Enrolment,
     Identification,
-    NewFace,
     Page,
     Probe,
     Receipt,
-    Rejected,
     SearchCriterion,
     Select,
     Subject,
     SubjectExport,
     Verification,
 )
-from service.errors import ContractMismatchError, FaceNotFoundError, InvalidRequestError, NotFoundError, NotReadyError
+from service.enrolling import Form, check_enrolment, new_faces
+from service.errors import ContractMismatchError, InvalidRequestError, NotFoundError, NotReadyError
 from service.faces import Decision, Faces, angle_degrees, cosine
 from service.gallery.contract import Gallery
 from service.inference.pool import Pool
@@ -50,18 +38,7 @@ from service.shadow import Shadow
 P = ParamSpec("P")
 T = TypeVar("T")
 
-MAX_IMAGES = 20
 MAX_LIMIT = 1000
-# What rejects one photo of an enrolment. Anything else, an overload for one, is no fault of the photo.
-FAULTS_OF_A_PHOTO = (
-    InvalidImageError,
-    UnsupportedMediaTypeError,
-    PayloadTooLargeError,
-    ImageTooLargeError,
-    FaceNotFoundError,
-)
-
-
 # A collection may be given another model between embedding a probe and comparing it: then it is embedded again.
 _ATTEMPTS = 100
 _BETWEEN_S = 0.01
@@ -105,9 +82,17 @@ class People:
         return await self._read(self._gallery.collection, name)
 
     async def enrol(
-        self, collection: str, subject: str, probes: Sequence[Probe], consent: str | None = None
+        self,
+        collection: str,
+        subject: str,
+        probes: Sequence[Probe],
+        consent: str | None = None,
+        idempotency_key: str | None = None,
     ) -> Enrolment:
         """Enrol a person by photos (the largest face of each) or embeddings.
+
+        What came before under the same idempotency key, for the same person, is not stored again: the answer is the
+        same, as long as it was not erased.
 
         Photos without a face, or that cannot be read, are rejected one by one. If none is left, the first reason is
         raised, with all of them in `details["rejected"]`, and nothing is stored.
@@ -117,7 +102,8 @@ class People:
             FaceError: nothing could be enrolled.
         """
         subject = _normal(subject)
-        _check_enrolment(subject, probes, consent)
+        form = Form(consent, False, idempotency_key)
+        check_enrolment(subject, probes, form)
         self._check_probes(probes)
 
         async def work(faces: Faces, settings: CollectionSettings) -> Enrolment:
@@ -125,7 +111,8 @@ class People:
                 raise InvalidRequestError(
                     f"collection {collection!r} takes nobody without a consent reference", field="consent"
                 )
-            return await self._enrol(faces, collection, subject, probes, consent, settings.store_crops)
+            kept = replace(form, store_crops=settings.store_crops)
+            return await self._enrol(faces, collection, subject, probes, kept)
 
         return await self._under_its_model(collection, work)
 
@@ -135,10 +122,9 @@ class People:
         collection: str,
         subject: str,
         probes: Sequence[Probe],
-        consent: str | None,
-        store_crops: bool,
+        form: Form,
     ) -> Enrolment:
-        new, rejected, first_error = await self._new_faces(faces, probes, consent, store_crops)
+        new, rejected, first_error = await new_faces(faces, probes, form)
         if first_error is not None and not new:
             if len(probes) > 1:
                 first_error.details["rejected"] = [
@@ -299,15 +285,6 @@ class People:
     async def _note(self, event: str, collection: str | None, subject: str | None, **detail: object) -> None:
         await self._commit(self._gallery.note, caller().id, event, collection, subject, **detail)
 
-    async def _new_faces(
-        self, faces: Faces, probes: Sequence[Probe], consent: str | None, store_crops: bool
-    ) -> tuple[list[NewFace], list[Rejected], FaceError | None]:
-        outcomes = await asyncio.gather(*(_new_face_or_error(faces, probe, consent, store_crops) for probe in probes))
-        errors = [(index, each) for index, each in enumerate(outcomes) if isinstance(each, FaceError)]
-        new = [each for each in outcomes if isinstance(each, NewFace)]
-        rejected = [Rejected(index, error.code, error.message) for index, error in errors]
-        return new, rejected, errors[0][1] if errors else None
-
     def _decide(self, faces: Faces, criterion: SearchCriterion, gallery_size: int) -> Decision:
         if criterion.threshold is not None:
             return Decision(criterion.threshold, None)
@@ -352,29 +329,6 @@ def _candidate(faces: Faces, subject: str, face_id: str, similarity: float) -> C
     return Candidate(subject, face_id, bounded, angle_degrees(bounded), faces.probability(bounded))
 
 
-async def _new_face_or_error(faces: Faces, probe: Probe, consent: str | None, store_crops: bool) -> NewFace | FaceError:
-    try:
-        return await _new_face(faces, probe, consent, store_crops)
-    except FAULTS_OF_A_PHOTO as error:
-        return error
-
-
-async def _new_face(faces: Faces, probe: Probe, consent: str | None, store_crops: bool) -> NewFace:
-    if probe.image is None:
-        embedded = await faces.embed_probe(probe)
-        return NewFace(embedded.embedding, None, consent)
-    face = await _largest(faces, probe.image)
-    crop = _png(face.crop) if store_crops else None
-    return NewFace(face.embedding, face.face.quality, consent, crop)
-
-
-async def _largest(faces: Faces, image: bytes) -> EmbeddedFace:
-    photo = await faces.embed(image, "largest")
-    if not photo.faces:
-        raise FaceNotFoundError("there is no face in the image")
-    return photo.faces[0]
-
-
 async def _probes(faces: Faces, probe: Probe, select: Select) -> list[EmbeddedProbe]:
     if probe.image is None or select == "largest":
         return [await faces.embed_probe(probe)]
@@ -407,21 +361,6 @@ def _normal(subject: str) -> str:
     return unicodedata.normalize("NFC", subject)
 
 
-def _check_enrolment(subject: str, probes: Sequence[Probe], consent: str | None) -> None:
-    if not 1 <= len(subject) <= 256 or not subject.isprintable() or "/" in subject or subject in (".", ".."):
-        raise InvalidRequestError("a subject's name has 1 to 256 printable characters without '/'", field="subject")
-    if not subject.strip() or "\N{REPLACEMENT CHARACTER}" in subject:  # the latter stands for bytes that are no UTF-8
-        raise InvalidRequestError("a subject's name is neither blank nor badly encoded", field="subject")
-    if not 1 <= len(probes) <= MAX_IMAGES:
-        raise InvalidRequestError(f"enrol 1 to {MAX_IMAGES} images at a time, got {len(probes)}", field="images")
-    if consent is not None and not (1 <= len(consent) <= 500 and consent.isprintable()):
-        raise InvalidRequestError("consent is a reference of 1 to 500 printable characters", field="consent")
-
-
 def _check_limit(limit: int) -> None:
     if not 1 <= limit <= MAX_LIMIT:
         raise InvalidRequestError(f"limit must be between 1 and {MAX_LIMIT}, got {limit}", field="limit")
-
-
-def _png(crop: Pixels) -> bytes:
-    return bytes(cv2.imencode(".png", cv2.cvtColor(crop, cv2.COLOR_RGB2BGR))[1])

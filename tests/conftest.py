@@ -1,5 +1,7 @@
 """Fixtures that several test files share."""
 
+import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -31,6 +33,12 @@ def models_dir() -> Path:
 def registry(models_dir: Path) -> Registry:
     """The same as an object."""
     return Registry(models_dir)
+
+
+@pytest.fixture(scope="module")
+def own_models(models_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the registry, for servers that are told to activate models."""
+    return shutil.copytree(models_dir, tmp_path_factory.mktemp("own") / "models", copy_function=os.link)
 
 
 @pytest.fixture(scope="session")

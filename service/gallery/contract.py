@@ -178,7 +178,8 @@ class Gallery(Protocol):
     def enrol(
         self, collection: str, contract_id: str, subject: str, faces: Sequence[NewFace], actor: str = SYSTEM
     ) -> list[StoredFace]:
-        """Store faces of a person, who is created if new: all of them or none."""
+        """Store faces of a person, who is created if new: all of them or none. One that the same request has stored
+        before is not stored again, and answered as it is."""
         ...
 
     def note(

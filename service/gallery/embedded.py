@@ -142,9 +142,10 @@ class EmbeddedGallery:
         with self._writing:
             same_contract(collection, self._records.model_of(collection), contract_id)
             stored = self._records.add_faces(collection, subject, faces, actor)
-            rows = [row for row, _ in stored]
-            index = self._index(collection, self._records.model_of(collection))
-            index.add(rows, np.stack([face.embedding for face in faces]))
+            new = [(row, face.embedding) for (row, _), face in zip(stored, faces, strict=True) if row is not None]
+            if new:
+                index = self._index(collection, self._records.model_of(collection))
+                index.add([row for row, _ in new], np.stack([vector for _, vector in new]))
         return [face for _, face in stored]
 
     def note(

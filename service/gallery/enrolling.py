@@ -6,8 +6,17 @@ from dataclasses import replace
 
 from service.domain import CollectionSettings, ModelInfo, NewFace, StoredFace
 from service.gallery.contract import SYSTEM
-from service.gallery.rows import COLLECTION, Rows, model_values, settings_values, stored
-from service.gallery.sealing import EMPTY, CollectionRow, FaceRow, SubjectRow, combined, crop_context, vector_context
+from service.gallery.rows import COLLECTION, FACE, Rows, checked_face, model_values, settings_values, stored
+from service.gallery.sealing import (
+    EMPTY,
+    CollectionRow,
+    FaceRow,
+    SubjectRow,
+    combined,
+    crop_context,
+    request_digest,
+    vector_context,
+)
 
 
 class Enrolling(Rows):
@@ -26,8 +35,9 @@ class Enrolling(Rows):
 
     def add_faces(
         self, collection: str, subject: str, faces: Sequence[NewFace], actor: str = SYSTEM
-    ) -> list[tuple[int, StoredFace]]:
-        """Store faces of a person, who is created if new. Row numbers and what was stored, in order.
+    ) -> list[tuple[int | None, StoredFace]]:
+        """Store faces of a person, who is created if new. Row numbers and what was stored, in order; no number where
+        the same request has stored it before.
 
         Raises:
             NotFoundError: no such collection.
@@ -36,15 +46,20 @@ class Enrolling(Rows):
         with self._trail.change():
             row, macs = self._look_up(collection), []
             person = self._find_subject(row, subject)
+            before = {} if person is None else self._stored_before(row, person, faces)
+            if len(before) == len(faces):
+                return [(None, before[index]) for index in range(len(faces))]
             if person is None:
                 person, mac = self._add_subject(row, subject)
                 macs.append(mac)
-            added = [self._add_face(row, person, face) for face in faces]
-            macs += [mac for _, _, mac in added]
+            added = {
+                index: self._add_face(row, person, face) for index, face in enumerate(faces) if index not in before
+            }
+            macs += [mac for _, _, mac in added.values()]
             self._update(row, replace(row, tally=combined(row.tally, *macs)))
-            ids = [stored.face_id for _, stored, _ in added]
+            ids = [stored.face_id for _, stored, _ in added.values()]
             self._trail.add(actor, "enrol", collection=row.uid, subject=person.uid, faces=ids)
-        return [(number, stored) for number, stored, _ in added]
+        return [added[index][:2] if index in added else (None, before[index]) for index in range(len(faces))]
 
     def adopt_collection(self, name: str, settings: CollectionSettings, model: ModelInfo, created_at: str) -> None:
         """A collection out of an older file; inside a transaction."""
@@ -94,6 +109,21 @@ class Enrolling(Rows):
         )
         return row, mac
 
+    def _stored_before(
+        self, collection: CollectionRow, person: SubjectRow, faces: Sequence[NewFace]
+    ) -> dict[int, StoredFace]:
+        """What is stored already of some faces, by their place among them."""
+        cipher, found = self._vault.cipher(collection.uid), {}
+        for index, face in enumerate(faces):
+            if face.request is not None:
+                row = self._database.one(
+                    f"SELECT {FACE} FROM faces f WHERE f.request = ?",  # noqa: S608
+                    (request_digest(cipher, person.uid, face.request),),
+                )
+                if row is not None:
+                    found[index] = stored(checked_face(row, person.uid, cipher))
+        return found
+
     def _add_face(
         self,
         collection: CollectionRow,
@@ -110,8 +140,8 @@ class Enrolling(Rows):
         row = FaceRow(number, face_id, person.uid, contract, quality, face.consent, has_crop, created_at)
         mac = row.mac(cipher)
         self._database.write(
-            "INSERT INTO faces (id, face_id, subject, contract_id, vector, quality, consent, crop, created_at, mac)"
-            " VALUES (?,?,?,?,?,?,?,?,?,?)",
+            "INSERT INTO faces (id, face_id, subject, contract_id, vector, quality, consent, crop, created_at, mac,"
+            " request) VALUES (?,?,?,?,?,?,?,?,?,?,?)",
             (
                 number,
                 face_id,
@@ -123,6 +153,7 @@ class Enrolling(Rows):
                 None if face.crop is None else cipher.seal(face.crop, crop_context(face_id)),
                 row.created_at,
                 mac,
+                None if face.request is None else request_digest(cipher, person.uid, face.request),
             ),
         )
         return number, stored(row), mac

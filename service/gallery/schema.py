@@ -3,7 +3,7 @@
 import sqlite3
 from pathlib import Path
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 # uid: a random name that means nothing, for logs and receipts. mac: see sealing.py. tally: the macs of all people and
 # faces of a collection together (of all collections, and of all keys, in `store`), so that a row that went missing is
 # noticed. sealed_to and sealed_mac: the newest entry of the audit log that is archived. contract_id of a face: what it
@@ -114,6 +114,12 @@ CREATE TABLE jobs (
     updated_at TEXT NOT NULL,
     mac BLOB NOT NULL
 ) STRICT;
+"""
+# Since version 4. request: by what the caller calls the request for a face, it is known when it comes again. Not
+# covered by the tag: it is made under the key of the collection, and says nothing about whose face it is.
+SINCE_4 = """
+ALTER TABLE faces ADD COLUMN request BLOB;
+CREATE UNIQUE INDEX faces_by_request ON faces (request) WHERE request IS NOT NULL;
 """
 
 

@@ -103,6 +103,11 @@ def crop_context(face_id: str) -> bytes:
     return f"crop of {face_id}".encode()
 
 
+def request_digest(cipher: Cipher, subject_uid: str, request: str) -> bytes:
+    """By which a request about a person is known when it comes again."""
+    return cipher.mac("request", subject_uid, request)
+
+
 def checked(row: R, mac: bytes, cipher: Cipher) -> R:
     """The row, if its tag fits.
 

@@ -3,6 +3,7 @@
 from service.grpc_api import convert
 from service.grpc_api.calls import Calls, Context
 from service.grpc_api.received import Received
+from service.inference.urgency import in_bulk
 from service.pb.face_embedding.v1 import face_embedding_pb2 as pb
 from service.pb.face_embedding.v1 import face_embedding_pb2_grpc as pb_grpc
 from service.people import People
@@ -56,12 +57,19 @@ class Gallery(pb_grpc.GalleryServicer):
     async def Enroll(self, received: Received[pb.EnrollRequest], context: Context) -> pb.EnrollResponse:  # noqa: N802
         """Enrol a person."""
 
-        async def work(request: pb.EnrollRequest) -> pb.EnrollResponse:
-            probes = [convert.to_probe(each) for each in request.probes]
-            enrolment = await self._people.enrol(request.collection, request.subject, probes, request.consent or None)
-            return convert.enrolment(enrolment)
+        return await self._calls.unary("Enroll", context, received, self._enroll)
 
-        return await self._calls.unary("Enroll", context, received, work)
+    async def EnrollStream(self, _: object, context: Context) -> None:  # noqa: N802
+        """Many enrolments; each is answered when it is on the disk."""
+
+        async def work(item: pb.EnrollStreamRequest) -> pb.EnrollStreamResponse:
+            with in_bulk():
+                return pb.EnrollStreamResponse(id=item.id, response=await self._enroll(item.request))
+
+        def failed(item: pb.EnrollStreamRequest, error: pb.Error) -> pb.EnrollStreamResponse:
+            return pb.EnrollStreamResponse(id=item.id, error=error)
+
+        await self._calls.stream("EnrollStream", context, work, failed)
 
     async def GetSubject(self, received: Received[pb.GetSubjectRequest], context: Context) -> pb.Subject:  # noqa: N802
         """A person."""
@@ -123,6 +131,12 @@ class Gallery(pb_grpc.GalleryServicer):
             return convert.verification(*found)
 
         return await self._calls.unary("VerifySubject", context, received, work)
+
+    async def _enroll(self, request: pb.EnrollRequest) -> pb.EnrollResponse:
+        probes = [convert.to_probe(each) for each in request.probes]
+        consent, key = request.consent or None, request.idempotency_key or None
+        enrolment = await self._people.enrol(request.collection, request.subject, probes, consent, key)
+        return convert.enrolment(enrolment)
 
     async def _identify(self, request: pb.IdentifyRequest) -> pb.IdentifyResponse:
         results = await self._people.identify(

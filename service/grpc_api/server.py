@@ -1,4 +1,4 @@
-"""The gRPC server: both services, health and reflection on one port."""
+"""The gRPC server: its services, health and reflection on one port."""
 
 from dataclasses import dataclass
 
@@ -7,10 +7,13 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1._async import HealthServicer
 from grpc_reflection.v1alpha import reflection
 
+from service.admin import ModelJobs
+from service.catalogue import Catalogue
 from service.errors import InvalidRequestError
 from service.grpc_api.calls import Calls
 from service.grpc_api.face_embedding import FaceEmbedding
 from service.grpc_api.gallery import Gallery
+from service.grpc_api.models import Models
 from service.grpc_api.received import Budget, Decoding
 from service.metrics import Metrics
 from service.pb.face_embedding.v1 import face_embedding_pb2 as pb
@@ -29,6 +32,8 @@ class GrpcParts:
 
     served: Served
     people: People
+    catalogue: Catalogue
+    model_jobs: ModelJobs
     access: Access
     metrics: Metrics
 
@@ -108,6 +113,9 @@ class GrpcServer:
         pb_grpc.add_FaceEmbeddingServicer_to_server(FaceEmbedding(parts.served, parts.people, calls), server)  # type: ignore[no-untyped-call]
         pb_grpc.add_GalleryServicer_to_server(  # type: ignore[no-untyped-call]
             Gallery(parts.people, calls), server
+        )
+        pb_grpc.add_ModelsServicer_to_server(  # type: ignore[no-untyped-call]
+            Models(parts.catalogue, parts.model_jobs, calls), server
         )
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         reflection.enable_server_reflection((*SERVICES, "grpc.health.v1.Health", reflection.SERVICE_NAME), server)

@@ -111,7 +111,8 @@ def _subject_routes(routes: APIRouter, people: People) -> None:
     ) -> Response:
         """Enrol 1 to 20 photos of a person, the largest face of each, or an embedding."""
         probes, merged = await _enrol_input(request, options)
-        return render.Json(render.enrolment(await people.enrol(collection, subject, probes, merged.consent)), 201)
+        enrolment = await people.enrol(collection, subject, probes, merged.consent, merged.idempotency_key)
+        return render.Json(render.enrolment(enrolment), 201)
 
     @routes.delete(
         "/{collection}/subjects/{subject}/faces/{face_id}",

@@ -60,6 +60,9 @@ class EnrolOptions(_In):
     """Query parameters, or form fields, of an enrolment."""
 
     consent: str | None = Field(None, description="Reference to the person's consent.")
+    idempotency_key: str | None = Field(
+        None, description="What the caller calls this request; sent again, it stores nothing twice."
+    )
 
 
 class ImageBody(_In):

@@ -65,6 +65,7 @@ RULES: dict[str, Rule] = {
     "Gallery/ListCollections": _rule("identify", "enroll", "verify"),
     "Gallery/DeleteCollection": _rule(collection="name"),
     "Gallery/Enroll": _rule("enroll", collection=_IN),
+    "Gallery/EnrollStream": _rule("enroll", collection="request.collection"),
     "Gallery/GetSubject": _rule("enroll", collection=_IN),
     "Gallery/ListSubjects": _rule("enroll", collection=_IN),
     "Gallery/DeleteSubject": _rule("enroll", collection=_IN),
@@ -72,6 +73,11 @@ RULES: dict[str, Rule] = {
     "Gallery/Identify": _rule("identify", collection=_IN),
     "Gallery/IdentifyStream": _rule("identify", collection="request.collection"),
     "Gallery/VerifySubject": _rule("verify", collection=_IN),
+    "Models/ListModels": _rule(*_ANY),
+    "Models/ActivateModel": _rule(whole=True),
+    "Models/RollBackModel": _rule(whole=True),
+    "Models/GetJob": _rule(whole=True),
+    "Models/ListJobs": _rule(whole=True),
 }
 # What is not in the table is for the administrator alone, until somebody thinks about it.
 UNKNOWN = _rule(whole=True)

@@ -76,14 +76,15 @@ def _route(keyed: Keyed, operation: str, key: str | None) -> str:
 
 def _rpc(keyed: Keyed, operation: str, key: str | None) -> str:
     service, _, name = operation.partition("/")
-    stub: Any = keyed.server.faces if service == "FaceEmbedding" else keyed.server.gallery
+    server = keyed.server
+    stub: Any = {"FaceEmbedding": server.faces, "Gallery": server.gallery, "Models": server.models}[service]
     metadata = [("authorization", f"Bearer {key}")] if key else []
     method = pb.DESCRIPTOR.services_by_name[service].methods_by_name[name]
     request = getattr(pb, method.input_type.name)()
     for field, value in (("collection", "none"), ("name", "none")):
         if field in method.input_type.fields_by_name:
             setattr(request, field, value)
-    if "request" in method.input_type.fields_by_name and name == "IdentifyStream":
+    if "request" in method.input_type.fields_by_name and name in ("IdentifyStream", "EnrollStream"):
         request.request.collection = "none"
     try:
         if method.client_streaming:

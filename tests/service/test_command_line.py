@@ -166,6 +166,9 @@ def test_these_are_the_commands() -> None:
         "gallery accept-loss",
         "gallery migrate",
         "gallery export-crops",
+        "import",
+        "import compreface",
+        "import insightface",
         "backup",
         "restore",
     }

@@ -40,6 +40,7 @@ NOT_RUN = {
     r"tensorboard ": "serves until it is stopped",
     r"python benchmarks/": "hours",
     r"(FACESPHERE_DEVICE=openvino )?facesphere serve": "serves until it is stopped; the server of this file is one",
+    r"facesphere import": "needs what another program kept; test_importing.py makes that",
     r"facesphere gallery migrate": "needs PostgreSQL; test_postgres_migration.py has one",
     r"facesphere models pull sface-2021dec --source": "a mirror of somebody's; test_zoo.py has one",
     r"facesphere models (activate|import)": "needs a server of this gallery, or another's key; test_activation.py",

@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import numpy as np
@@ -72,6 +73,51 @@ def test_a_limit_above_the_number_of_people_finds_everybody(gallery: Gallery) ->
     _enrol(gallery, {"Ann": units(1, 3), "Bob": units(2, 1)})
 
     assert sorted(_names(gallery, units(3, 1)[0])) == ["Ann", "Bob"]
+
+
+def test_a_request_that_comes_again_stores_nothing_twice(gallery: Gallery) -> None:
+    def enrol(name: str, *requests: str | None) -> list[str]:
+        faces = [replace(face, request=key) for face, key in zip(new_faces(vectors), requests, strict=True)]
+        return [face.face_id for face in gallery.enrol("lab", CONTRACT, name, faces)]
+
+    vectors = units(1, 2)
+    first = enrol("Ann", "0 of a", "1 of a")
+    entries = len(gallery.audit.page(None, 1000))
+
+    assert enrol("Ann", "0 of a", "1 of a") == first
+    assert len(gallery.audit.page(None, 1000)) == entries  # nothing was done
+    assert gallery.search("lab", CONTRACT, vectors[0], 5)[1] == 2
+    assert enrol("Ann", "1 of a", "0 of a") == first[::-1]
+    again, new = enrol("Ann", "1 of a", "0 of b")
+    assert (again == first[1], new in first) == (True, False)
+    assert not {*enrol("Bob", "0 of a", "1 of a"), *enrol("Ann", None, None)} & {*first, new}
+    assert (gallery.collection("lab").faces, gallery.search("lab", CONTRACT, vectors[0], 5)[1]) == (7, 7)
+
+
+def test_what_was_erased_since_is_stored_anew_by_the_same_request(gallery: Gallery) -> None:
+    def enrol() -> str:
+        (face,) = new_faces(units(1, 1))
+        (stored,) = gallery.enrol("lab", CONTRACT, "Ann", [replace(face, request="0 of a")])
+        return stored.face_id
+
+    first = enrol()
+    gallery.erase("lab", "Ann", first)
+    second = enrol()
+    gallery.erase("lab", "Ann")
+    third = enrol()
+
+    assert len({first, second, third}) == 3
+    assert [face.face_id for face in gallery.subject("lab", "Ann").faces] == [third]
+
+
+def test_a_request_is_known_after_a_restart(engine: Engine) -> None:
+    (face,) = new_faces(units(1, 1))
+    stored = []
+    for _ in range(2):
+        with closing(engine.open()) as gallery:
+            gallery.put_collection("lab", SETTINGS, MODEL)
+            stored += gallery.enrol("lab", CONTRACT, "Ann", [replace(face, request="0 of a")])
+    assert stored[0] == stored[1]
 
 
 def test_an_empty_collection_finds_nobody(gallery: Gallery) -> None:

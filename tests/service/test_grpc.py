@@ -200,7 +200,7 @@ async def _slow_server(max_pending_bytes: int, timeout_s: float = 30) -> AsyncIt
     faces, metrics = SlowFaces(), Metrics()
     served = SimpleNamespace(default=faces)
     options = GrpcOptions("127.0.0.1", 0, 2**22, timeout_s, max_pending_bytes)
-    server = GrpcServer(GrpcParts(served, None, Access(None), metrics), options)  # type: ignore[arg-type]
+    server = GrpcServer(GrpcParts(served, None, None, None, Access(None), metrics), options)  # type: ignore[arg-type]
     await server.start()
     try:
         async with grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as channel:

@@ -2,11 +2,12 @@
 
 import sqlite3
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from enrolment import MODEL, files_with, units
+from enrolment import MODEL, files_with, new_faces, units
 from galleries import open_gallery
 
 from service.domain import CollectionSettings
@@ -79,6 +80,22 @@ def test_a_gallery_of_version_1_is_encrypted_at_the_first_start_and_keeps_everyt
             np.testing.assert_array_equal(np.stack([vector for _, vector in stored]), vectors)
             assert gallery.search("lab", MODEL.contract_id, vectors[2], 1)[0][0].face_id == "face-2"
     assert not any(files_with(old, needle) for needle in (vectors[0].tobytes(), CROP[:200]))
+
+
+def test_a_gallery_of_version_3_goes_on_and_knows_requests(tmp_path: Path) -> None:
+    folder = tmp_path / "data"
+    with closing(open_gallery(folder)) as gallery:
+        gallery.put_collection("lab", CollectionSettings("door"), MODEL)
+        (first,) = gallery.enrol("lab", MODEL.contract_id, "Ann", new_faces(units(1, 1)))
+    with closing(sqlite3.connect(folder / "gallery.sqlite3")) as db, db:
+        db.executescript("DROP INDEX faces_by_request; ALTER TABLE faces DROP COLUMN request; PRAGMA user_version = 3")
+
+    for _ in range(2):
+        with closing(open_gallery(folder)) as gallery:
+            (again,) = new_faces(units(2, 1))
+            gallery.enrol("lab", MODEL.contract_id, "Ann", [replace(again, request="0 of a")])
+            faces = gallery.subject("lab", "Ann").faces
+            assert (faces[0], len(faces)) == (first, 2)
 
 
 def test_a_gallery_of_version_1_that_cannot_be_encrypted_is_left_as_it_was(old: Path) -> None:

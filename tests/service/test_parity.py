@@ -1,15 +1,16 @@
 """REST and gRPC are two faces of one application layer: the same answer, or the same code, through both."""
 
 import base64
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import grpc
 import numpy as np
 import pytest
 from google.protobuf.json_format import MessageToDict
-from live_server import LiveServer
+from live_server import LiveServer, live_server, wait_until
 from photos import encode
 
 from service.pb.face_embedding.v1 import face_embedding_pb2 as pb
@@ -240,7 +241,36 @@ def _gallery_cases() -> list[Case]:
     ]
 
 
-CASES = [*_photo_cases(), *_decision_cases(), *_gallery_cases()]
+def _model_cases() -> list[Case]:
+    return [
+        Case("models", lambda s, _: s.client.get("/models"), lambda s, _: s.models.ListModels(pb.ListModelsRequest())),
+        Case("jobs", lambda s, _: s.client.get("/jobs"), lambda s, _: s.models.ListJobs(pb.ListJobsRequest())),
+        Case(
+            "a missing job",
+            lambda s, _: s.client.get("/jobs/none"),
+            lambda s, _: s.models.GetJob(pb.GetJobRequest(job_id="none")),
+        ),
+        Case(
+            "activating a missing model",
+            lambda s, _: s.client.post("/models/nobody/activate"),
+            lambda s, _: s.models.ActivateModel(pb.ActivateModelRequest(model_id="nobody")),
+        ),
+        Case(
+            "rolling back where nothing was promoted before",
+            lambda s, _: s.client.post("/models/rollback"),
+            lambda s, _: s.models.RollBackModel(pb.RollBackModelRequest()),
+        ),
+    ]
+
+
+CASES = [*_photo_cases(), *_decision_cases(), *_gallery_cases(), *_model_cases()]
+
+
+@pytest.fixture(scope="module")
+def server(own_models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
+    """A server with a registry of its own."""
+    with live_server(tmp_path_factory.mktemp("data"), models_dir=str(own_models)) as running:
+        yield running
 
 
 @pytest.fixture(scope="module")
@@ -366,6 +396,52 @@ def test_the_identify_stream_answers_every_request_by_its_id(gallery: LiveServer
     assert answers["known"].response.results[0].candidates[0].subject == "eileen"
     assert answers["missing"].error.code == "not_found"
     assert answers["none"].error.code == "invalid_request"
+
+
+def test_the_enrol_stream_answers_each_photo_when_it_is_kept(gallery: LiveServer, face_photo: bytes) -> None:
+    def request(key: str, **fields: Any) -> pb.EnrollStreamRequest:
+        return pb.EnrollStreamRequest(id=key, request=pb.EnrollRequest(**fields))
+
+    photos = [request(f"ann-{n}", collection="parity", subject="ann", probes=[_probe(face_photo)]) for n in range(20)]
+    others = [
+        request("consent", collection="parity", subject="bob", probes=[_vector(UNIT)], consent="form 17"),
+        request("empty", collection="parity", subject="ann", probes=[_probe(EMPTY)]),
+        request("missing", collection="missing", subject="ann", probes=[_probe(face_photo)]),
+        request("none", collection="parity", subject="ann"),
+    ]
+
+    answers = {}
+    for answer in gallery.gallery.EnrollStream(iter([*photos, *others])):
+        answers[answer.id] = answer
+        if answer.id.startswith("ann-"):  # found by another call as soon as it is answered
+            (face,) = answer.response.faces
+            kept = gallery.client.get("/collections/parity/subjects/ann").json()["faces"]
+            assert face.face_id in {each["face_id"] for each in kept}
+
+    assert answers["consent"].response.faces[0].consent == "form 17"
+    assert [answers[key].error.code for key in ("empty", "missing", "none")] == [
+        "face_not_found",
+        "not_found",
+        "invalid_request",
+    ]
+    kept = gallery.client.get("/collections/parity/subjects/ann").json()["faces"]
+    assert {each["face_id"] for each in kept} == {answers[f"ann-{n}"].response.faces[0].face_id for n in range(20)}
+    for name in ("ann", "bob"):
+        gallery.client.delete(f"/collections/parity/subjects/{name}")
+
+
+def test_a_change_of_model_is_the_same_job_through_both(gallery: LiveServer) -> None:
+    (loaded,) = [
+        each.id for each in gallery.models.ListModels(pb.ListModelsRequest()).models if each.dimension and each.loaded
+    ]
+
+    job_id = gallery.models.ActivateModel(pb.ActivateModelRequest(model_id=loaded)).id
+    wait_until(lambda: gallery.client.get(f"/jobs/{job_id}").json()["state"] == "done")
+
+    rest = gallery.client.get(f"/jobs/{job_id}").json()
+    rpc = _rpc_outcome(lambda: gallery.models.GetJob(pb.GetJobRequest(job_id=job_id)))
+    assert [each["state"] for each in rest["collections"]] == ["there"]
+    _assert_close(*_common(rest, rpc))
 
 
 def test_base64_and_bytes_carry_one_vector(gallery: LiveServer, face_photo: bytes) -> None:

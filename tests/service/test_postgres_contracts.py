@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import activation
@@ -98,12 +99,12 @@ def test_a_database_of_the_version_before_is_brought_up_to_date_with_its_people(
     gallery.close()
     home.execute(
         "DROP TABLE contracts, jobs; ALTER TABLE collections DROP COLUMN place;"
-        " ALTER TABLE faces ALTER COLUMN code SET NOT NULL, ALTER COLUMN vector SET NOT NULL;"
+        " ALTER TABLE faces ALTER COLUMN code SET NOT NULL, ALTER COLUMN vector SET NOT NULL, DROP COLUMN request;"
         " UPDATE store SET version = 1"
     )
 
     with closing(home.open()) as after:
-        assert home.execute("SELECT version FROM store") == [(2,)]
+        assert home.execute("SELECT version FROM store") == [(3,)]
         assert list(after._records.check()) == [("lab", FACES)]
         assert _finds(after, OLD, 3)
         assert after.coverage("lab", OLD.contract_id) == Coverage(FACES, 0, 0)
@@ -112,6 +113,8 @@ def test_a_database_of_the_version_before_is_brought_up_to_date_with_its_people(
         assert after.switch("lab", OLD, _network(OLD))
         assert _finds(after, OLD, 100)
         assert after.jobs.list() == []
+        face = replace(new_face(_vector(7, OLD)), request="0 of a")  # known from version 3 on
+        assert after.enrol("lab", OLD.contract_id, "Zoë", [face]) == after.enrol("lab", OLD.contract_id, "Zoë", [face])
 
 
 # --- several servers

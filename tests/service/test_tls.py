@@ -13,6 +13,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from facesphere_client import NEVER, Client, ConnectionFailedError, Tls
 from live_server import LiveServer, live_server
 
 from service.errors import InvalidRequestError
@@ -118,6 +119,19 @@ def test_who_has_no_certificate_of_the_authority_is_not_heard(
     with pytest.raises(grpc.RpcError) as refused:
         _grpc(server, certificates, pair)
     assert refused.value.code() == grpc.StatusCode.UNAVAILABLE  # type: ignore[attr-defined]
+
+
+def test_the_client_brings_its_certificate_over_both_protocols(
+    server: LiveServer, certificates: Certificates, face_photo: bytes
+) -> None:
+    tls = Tls(certificates.ca, *certificates.client)
+    for url in (server.http, f"grpcs://{server.grpc}"):
+        at = url.replace("127.0.0.1", "localhost")
+        with Client(at, tls=tls, retry=NEVER) as client:
+            assert client.detect(face_photo).faces
+        for wrong in (Tls(certificates.ca), Tls()):
+            with Client(at, tls=wrong, retry=NEVER) as client, pytest.raises(ConnectionFailedError):
+                client.detect(face_photo)
 
 
 def test_without_tls_nobody_is_understood(server: LiveServer) -> None:

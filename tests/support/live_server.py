@@ -34,6 +34,7 @@ class LiveServer:
         )
         self.faces = pb_grpc.FaceEmbeddingStub(self.channel)
         self.gallery = pb_grpc.GalleryStub(self.channel)
+        self.models = pb_grpc.ModelsStub(self.channel)
 
     def stop(self, number: int = signal.SIGTERM) -> int:
         """Send a signal and wait; the exit status."""

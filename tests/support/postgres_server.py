@@ -124,12 +124,17 @@ class Cluster:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, number)
 
-    def _run(self, program: str, *arguments: str) -> None:
+    def dump(self, database: str, *options: str) -> str:
+        """What pg_dump writes of a database."""
+        return self._run("pg_dump", "--no-owner", *options, self.url(database))
+
+    def _run(self, program: str, *arguments: str) -> str:
         command = [str(_installed(self._home) / "bin" / program), *arguments]
         done = subprocess.run(
             command, capture_output=True, text=True, env=_environment(self._home), check=False, **_owner()
         )
         assert done.returncode == 0, done.stderr
+        return done.stdout
 
 
 @contextlib.contextmanager

@@ -15,10 +15,12 @@ from service.gallery.postgres.database import Database, Witness
 from service.gallery.postgres.keyring import Keyring
 from service.gallery.postgres.records import Records
 from service.gallery.postgres.rows import (
+    FACE,
     FACE_COLUMNS,
     SUBJECT,
     CollectionRow,
     Tally,
+    checked_face,
     checked_subject,
     stored,
     with_tally,
@@ -26,11 +28,11 @@ from service.gallery.postgres.rows import (
 from service.gallery.postgres.schema import make_partition
 from service.gallery.postgres.trail import PostgresTrail
 from service.gallery.postgres.vectors import Vectors
-from service.gallery.sealing import FaceRow, SubjectRow, crop_context
+from service.gallery.sealing import FaceRow, SubjectRow, crop_context, request_digest
 
 WRITING = " FOR NO KEY UPDATE"
 _ERASING = " FOR UPDATE"
-_INSERT_FACE = f"({FACE_COLUMNS}) VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s::halfvec, %s, %s)"
+_INSERT_FACE = f"({FACE_COLUMNS}) VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s::halfvec, %s, %s, %s)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,16 +103,36 @@ class Changes:
     ) -> list[StoredFace]:
         """Store faces of a person, who is created if new: all or none."""
         now = self._database.now()
-        dated = [DatedFace(uuid.uuid4().hex, now, face) for face in faces]
         with self._database.transaction():
             row = self._records.look_up(collection, WRITING)
             same_contract(row.name, row.model, contract_id)
+            before = self._stored_before(row, subject, faces)
+            dated = [DatedFace(uuid.uuid4().hex, now, face) for index, face in enumerate(faces) if index not in before]
+            if not dated:
+                return [before[index] for index in range(len(faces))]
             person, rows, tally = self.add_faces(row, subject, now, dated)
             witness = self._trail.add(
                 actor, "enrol", collection=row.uid, subject=person.uid, faces=[face.face_id for face in rows]
             )
             self.update(with_tally(row, tally), witness)
-        return [stored(face) for face in rows]
+        added = iter(rows)
+        return [before[index] if index in before else stored(next(added)) for index in range(len(faces))]
+
+    def _stored_before(self, row: CollectionRow, subject: str, faces: Sequence[NewFace]) -> dict[int, StoredFace]:
+        """What is stored already of some faces of a person, by their place among them; inside a transaction."""
+        if all(face.request is None for face in faces):
+            return {}
+        person, cipher = self._records.find_subject(row, subject), self._keyring.cipher(row.uid)
+        found: dict[int, StoredFace] = {}
+        for index, face in enumerate(faces):
+            if person is not None and face.request is not None:
+                rows = self._database.read(
+                    f"SELECT {FACE} FROM faces_{row.id} f WHERE f.collection = %s AND f.request = %s",  # noqa: S608
+                    (row.id, request_digest(cipher, person.uid, face.request)),
+                )
+                if rows:
+                    found[index] = stored(checked_face(rows[0], person.uid, cipher))
+        return found
 
     def add_faces(
         self, row: CollectionRow, subject: str, created_at: str, faces: Sequence[DatedFace], uid: str | None = None
@@ -223,7 +245,9 @@ class Changes:
             sealed_crop = None if crop is None else cipher.seal(crop, crop_context(face.face_id))
             about = (face.face_id, face.contract_id, face.quality, face.consent, face.created_at)
             beside = (None, None) if row.number else (vector.code, vector.vector)
-            values.append((row.id, person.id, face.id, *about, mac, *beside, sealed_crop))
+            request = given.face.request
+            known_by = None if request is None else request_digest(cipher, person.uid, request)
+            values.append((row.id, person.id, face.id, *about, mac, *beside, sealed_crop, known_by))
         self._database.write_many(f"INSERT INTO faces_{row.id} {_INSERT_FACE}", values)
         if row.number:
             self._vectors.put(row.place, [(face.id, each) for face, each in zip(rows, vectors, strict=True)])

@@ -1,3 +1,4 @@
+from google.protobuf import struct_pb2 as _struct_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.protobuf import descriptor as _descriptor
@@ -245,16 +246,18 @@ class DeleteCollectionRequest(_message.Message):
     def __init__(self, name: _Optional[str] = ...) -> None: ...
 
 class EnrollRequest(_message.Message):
-    __slots__ = ("collection", "subject", "probes", "consent")
+    __slots__ = ("collection", "subject", "probes", "consent", "idempotency_key")
     COLLECTION_FIELD_NUMBER: _ClassVar[int]
     SUBJECT_FIELD_NUMBER: _ClassVar[int]
     PROBES_FIELD_NUMBER: _ClassVar[int]
     CONSENT_FIELD_NUMBER: _ClassVar[int]
+    IDEMPOTENCY_KEY_FIELD_NUMBER: _ClassVar[int]
     collection: str
     subject: str
     probes: _containers.RepeatedCompositeFieldContainer[Probe]
     consent: str
-    def __init__(self, collection: _Optional[str] = ..., subject: _Optional[str] = ..., probes: _Optional[_Iterable[_Union[Probe, _Mapping]]] = ..., consent: _Optional[str] = ...) -> None: ...
+    idempotency_key: str
+    def __init__(self, collection: _Optional[str] = ..., subject: _Optional[str] = ..., probes: _Optional[_Iterable[_Union[Probe, _Mapping]]] = ..., consent: _Optional[str] = ..., idempotency_key: _Optional[str] = ...) -> None: ...
 
 class EnrolledFace(_message.Message):
     __slots__ = ("face_id", "quality", "consent", "has_crop", "created_at")
@@ -287,6 +290,24 @@ class EnrollResponse(_message.Message):
     faces: _containers.RepeatedCompositeFieldContainer[EnrolledFace]
     rejected: _containers.RepeatedCompositeFieldContainer[RejectedImage]
     def __init__(self, faces: _Optional[_Iterable[_Union[EnrolledFace, _Mapping]]] = ..., rejected: _Optional[_Iterable[_Union[RejectedImage, _Mapping]]] = ...) -> None: ...
+
+class EnrollStreamRequest(_message.Message):
+    __slots__ = ("id", "request")
+    ID_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_FIELD_NUMBER: _ClassVar[int]
+    id: str
+    request: EnrollRequest
+    def __init__(self, id: _Optional[str] = ..., request: _Optional[_Union[EnrollRequest, _Mapping]] = ...) -> None: ...
+
+class EnrollStreamResponse(_message.Message):
+    __slots__ = ("id", "response", "error")
+    ID_FIELD_NUMBER: _ClassVar[int]
+    RESPONSE_FIELD_NUMBER: _ClassVar[int]
+    ERROR_FIELD_NUMBER: _ClassVar[int]
+    id: str
+    response: EnrollResponse
+    error: Error
+    def __init__(self, id: _Optional[str] = ..., response: _Optional[_Union[EnrollResponse, _Mapping]] = ..., error: _Optional[_Union[Error, _Mapping]] = ...) -> None: ...
 
 class GetSubjectRequest(_message.Message):
     __slots__ = ("collection", "subject")
@@ -453,3 +474,112 @@ class VerifySubjectRequest(_message.Message):
     target_fmr: float
     threshold: float
     def __init__(self, collection: _Optional[str] = ..., subject: _Optional[str] = ..., probe: _Optional[_Union[Probe, _Mapping]] = ..., target_fmr: _Optional[float] = ..., threshold: _Optional[float] = ...) -> None: ...
+
+class ListModelsRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class ListModelsResponse(_message.Message):
+    __slots__ = ("models",)
+    MODELS_FIELD_NUMBER: _ClassVar[int]
+    models: _containers.RepeatedCompositeFieldContainer[ModelDetail]
+    def __init__(self, models: _Optional[_Iterable[_Union[ModelDetail, _Mapping]]] = ...) -> None: ...
+
+class ModelDetail(_message.Message):
+    __slots__ = ("id", "kind", "contract_id", "dimension", "architecture", "licence", "origin", "metrics", "fmr_range", "champion", "loaded", "standing", "in_shadow")
+    class MetricsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: float
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[float] = ...) -> None: ...
+    ID_FIELD_NUMBER: _ClassVar[int]
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    CONTRACT_ID_FIELD_NUMBER: _ClassVar[int]
+    DIMENSION_FIELD_NUMBER: _ClassVar[int]
+    ARCHITECTURE_FIELD_NUMBER: _ClassVar[int]
+    LICENCE_FIELD_NUMBER: _ClassVar[int]
+    ORIGIN_FIELD_NUMBER: _ClassVar[int]
+    METRICS_FIELD_NUMBER: _ClassVar[int]
+    FMR_RANGE_FIELD_NUMBER: _ClassVar[int]
+    CHAMPION_FIELD_NUMBER: _ClassVar[int]
+    LOADED_FIELD_NUMBER: _ClassVar[int]
+    STANDING_FIELD_NUMBER: _ClassVar[int]
+    IN_SHADOW_FIELD_NUMBER: _ClassVar[int]
+    id: str
+    kind: str
+    contract_id: str
+    dimension: int
+    architecture: str
+    licence: Licence
+    origin: str
+    metrics: _containers.ScalarMap[str, float]
+    fmr_range: _containers.RepeatedScalarFieldContainer[float]
+    champion: bool
+    loaded: bool
+    standing: str
+    in_shadow: bool
+    def __init__(self, id: _Optional[str] = ..., kind: _Optional[str] = ..., contract_id: _Optional[str] = ..., dimension: _Optional[int] = ..., architecture: _Optional[str] = ..., licence: _Optional[_Union[Licence, _Mapping]] = ..., origin: _Optional[str] = ..., metrics: _Optional[_Mapping[str, float]] = ..., fmr_range: _Optional[_Iterable[float]] = ..., champion: _Optional[bool] = ..., loaded: _Optional[bool] = ..., standing: _Optional[str] = ..., in_shadow: _Optional[bool] = ...) -> None: ...
+
+class Licence(_message.Message):
+    __slots__ = ("spdx", "commercial_use", "note")
+    SPDX_FIELD_NUMBER: _ClassVar[int]
+    COMMERCIAL_USE_FIELD_NUMBER: _ClassVar[int]
+    NOTE_FIELD_NUMBER: _ClassVar[int]
+    spdx: str
+    commercial_use: bool
+    note: str
+    def __init__(self, spdx: _Optional[str] = ..., commercial_use: _Optional[bool] = ..., note: _Optional[str] = ...) -> None: ...
+
+class ActivateModelRequest(_message.Message):
+    __slots__ = ("model_id",)
+    MODEL_ID_FIELD_NUMBER: _ClassVar[int]
+    model_id: str
+    def __init__(self, model_id: _Optional[str] = ...) -> None: ...
+
+class RollBackModelRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class GetJobRequest(_message.Message):
+    __slots__ = ("job_id",)
+    JOB_ID_FIELD_NUMBER: _ClassVar[int]
+    job_id: str
+    def __init__(self, job_id: _Optional[str] = ...) -> None: ...
+
+class ListJobsRequest(_message.Message):
+    __slots__ = ("limit",)
+    LIMIT_FIELD_NUMBER: _ClassVar[int]
+    limit: int
+    def __init__(self, limit: _Optional[int] = ...) -> None: ...
+
+class ListJobsResponse(_message.Message):
+    __slots__ = ("jobs",)
+    JOBS_FIELD_NUMBER: _ClassVar[int]
+    jobs: _containers.RepeatedCompositeFieldContainer[Job]
+    def __init__(self, jobs: _Optional[_Iterable[_Union[Job, _Mapping]]] = ...) -> None: ...
+
+class Job(_message.Message):
+    __slots__ = ("id", "kind", "model_id", "state", "progress", "error", "collections", "actor", "created_at", "updated_at")
+    ID_FIELD_NUMBER: _ClassVar[int]
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    MODEL_ID_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    PROGRESS_FIELD_NUMBER: _ClassVar[int]
+    ERROR_FIELD_NUMBER: _ClassVar[int]
+    COLLECTIONS_FIELD_NUMBER: _ClassVar[int]
+    ACTOR_FIELD_NUMBER: _ClassVar[int]
+    CREATED_AT_FIELD_NUMBER: _ClassVar[int]
+    UPDATED_AT_FIELD_NUMBER: _ClassVar[int]
+    id: str
+    kind: str
+    model_id: str
+    state: str
+    progress: float
+    error: str
+    collections: _containers.RepeatedCompositeFieldContainer[_struct_pb2.Struct]
+    actor: str
+    created_at: str
+    updated_at: str
+    def __init__(self, id: _Optional[str] = ..., kind: _Optional[str] = ..., model_id: _Optional[str] = ..., state: _Optional[str] = ..., progress: _Optional[float] = ..., error: _Optional[str] = ..., collections: _Optional[_Iterable[_Union[_struct_pb2.Struct, _Mapping]]] = ..., actor: _Optional[str] = ..., created_at: _Optional[str] = ..., updated_at: _Optional[str] = ...) -> None: ...

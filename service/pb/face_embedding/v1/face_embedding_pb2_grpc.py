@@ -265,6 +265,11 @@ class GalleryStub:
                 request_serializer=face__embedding_dot_v1_dot_face__embedding__pb2.EnrollRequest.SerializeToString,
                 response_deserializer=face__embedding_dot_v1_dot_face__embedding__pb2.EnrollResponse.FromString,
                 _registered_method=True)
+        self.EnrollStream = channel.stream_stream(
+                '/face_embedding.v1.Gallery/EnrollStream',
+                request_serializer=face__embedding_dot_v1_dot_face__embedding__pb2.EnrollStreamRequest.SerializeToString,
+                response_deserializer=face__embedding_dot_v1_dot_face__embedding__pb2.EnrollStreamResponse.FromString,
+                _registered_method=True)
         self.GetSubject = channel.unary_unary(
                 '/face_embedding.v1.Gallery/GetSubject',
                 request_serializer=face__embedding_dot_v1_dot_face__embedding__pb2.GetSubjectRequest.SerializeToString,
@@ -332,6 +337,15 @@ class GalleryServicer:
 
     def Enroll(self, request, context):
         """Enrol 1 to 20 images, or embeddings, of one person.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def EnrollStream(self, request_iterator, context):
+        """Many enrolments over one call, of one person or of many; send one image an item to hear of each by itself. Answers
+        carry the id of their request and come in any order, each when its faces are on the disk; an enrolment that fails is
+        answered with its error, and the stream goes on.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -408,6 +422,11 @@ def add_GalleryServicer_to_server(servicer, server):
                     servicer.Enroll,
                     request_deserializer=face__embedding_dot_v1_dot_face__embedding__pb2.EnrollRequest.FromString,
                     response_serializer=face__embedding_dot_v1_dot_face__embedding__pb2.EnrollResponse.SerializeToString,
+            ),
+            'EnrollStream': grpc.stream_stream_rpc_method_handler(
+                    servicer.EnrollStream,
+                    request_deserializer=face__embedding_dot_v1_dot_face__embedding__pb2.EnrollStreamRequest.FromString,
+                    response_serializer=face__embedding_dot_v1_dot_face__embedding__pb2.EnrollStreamResponse.SerializeToString,
             ),
             'GetSubject': grpc.unary_unary_rpc_method_handler(
                     servicer.GetSubject,
@@ -580,6 +599,33 @@ class Gallery:
             '/face_embedding.v1.Gallery/Enroll',
             face__embedding_dot_v1_dot_face__embedding__pb2.EnrollRequest.SerializeToString,
             face__embedding_dot_v1_dot_face__embedding__pb2.EnrollResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def EnrollStream(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/face_embedding.v1.Gallery/EnrollStream',
+            face__embedding_dot_v1_dot_face__embedding__pb2.EnrollStreamRequest.SerializeToString,
+            face__embedding_dot_v1_dot_face__embedding__pb2.EnrollStreamResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -769,6 +815,254 @@ class Gallery:
             '/face_embedding.v1.Gallery/VerifySubject',
             face__embedding_dot_v1_dot_face__embedding__pb2.VerifySubjectRequest.SerializeToString,
             face__embedding_dot_v1_dot_face__embedding__pb2.VerifyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+
+class ModelsStub:
+    """Missing associated documentation comment in .proto file."""
+
+    def __init__(self, channel):
+        """Constructor.
+
+        Args:
+            channel: A grpc.Channel.
+        """
+        self.ListModels = channel.unary_unary(
+                '/face_embedding.v1.Models/ListModels',
+                request_serializer=face__embedding_dot_v1_dot_face__embedding__pb2.ListModelsRequest.SerializeToString,
+                response_deserializer=face__embedding_dot_v1_dot_face__embedding__pb2.ListModelsResponse.FromString,
+                _registered_method=True)
+        self.ActivateModel = channel.unary_unary(
+                '/face_embedding.v1.Models/ActivateModel',
+                request_serializer=face__embedding_dot_v1_dot_face__embedding__pb2.ActivateModelRequest.SerializeToString,
+                response_deserializer=face__embedding_dot_v1_dot_face__embedding__pb2.Job.FromString,
+                _registered_method=True)
+        self.RollBackModel = channel.unary_unary(
+                '/face_embedding.v1.Models/RollBackModel',
+                request_serializer=face__embedding_dot_v1_dot_face__embedding__pb2.RollBackModelRequest.SerializeToString,
+                response_deserializer=face__embedding_dot_v1_dot_face__embedding__pb2.Job.FromString,
+                _registered_method=True)
+        self.GetJob = channel.unary_unary(
+                '/face_embedding.v1.Models/GetJob',
+                request_serializer=face__embedding_dot_v1_dot_face__embedding__pb2.GetJobRequest.SerializeToString,
+                response_deserializer=face__embedding_dot_v1_dot_face__embedding__pb2.Job.FromString,
+                _registered_method=True)
+        self.ListJobs = channel.unary_unary(
+                '/face_embedding.v1.Models/ListJobs',
+                request_serializer=face__embedding_dot_v1_dot_face__embedding__pb2.ListJobsRequest.SerializeToString,
+                response_deserializer=face__embedding_dot_v1_dot_face__embedding__pb2.ListJobsResponse.FromString,
+                _registered_method=True)
+
+
+class ModelsServicer:
+    """Missing associated documentation comment in .proto file."""
+
+    def ListModels(self, request, context):
+        """The models of the registry: which are promoted, and which the server runs.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ActivateModel(self, request, context):
+        """Serve a model: promote it, and have the collections follow. The answer is a job that goes on in the background.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RollBackModel(self, request, context):
+        """Serve the model that was promoted before the present one, at once.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetJob(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListJobs(self, request, context):
+        """The newest jobs, newest first.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+
+def add_ModelsServicer_to_server(servicer, server):
+    rpc_method_handlers = {
+            'ListModels': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListModels,
+                    request_deserializer=face__embedding_dot_v1_dot_face__embedding__pb2.ListModelsRequest.FromString,
+                    response_serializer=face__embedding_dot_v1_dot_face__embedding__pb2.ListModelsResponse.SerializeToString,
+            ),
+            'ActivateModel': grpc.unary_unary_rpc_method_handler(
+                    servicer.ActivateModel,
+                    request_deserializer=face__embedding_dot_v1_dot_face__embedding__pb2.ActivateModelRequest.FromString,
+                    response_serializer=face__embedding_dot_v1_dot_face__embedding__pb2.Job.SerializeToString,
+            ),
+            'RollBackModel': grpc.unary_unary_rpc_method_handler(
+                    servicer.RollBackModel,
+                    request_deserializer=face__embedding_dot_v1_dot_face__embedding__pb2.RollBackModelRequest.FromString,
+                    response_serializer=face__embedding_dot_v1_dot_face__embedding__pb2.Job.SerializeToString,
+            ),
+            'GetJob': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetJob,
+                    request_deserializer=face__embedding_dot_v1_dot_face__embedding__pb2.GetJobRequest.FromString,
+                    response_serializer=face__embedding_dot_v1_dot_face__embedding__pb2.Job.SerializeToString,
+            ),
+            'ListJobs': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListJobs,
+                    request_deserializer=face__embedding_dot_v1_dot_face__embedding__pb2.ListJobsRequest.FromString,
+                    response_serializer=face__embedding_dot_v1_dot_face__embedding__pb2.ListJobsResponse.SerializeToString,
+            ),
+    }
+    generic_handler = grpc.method_handlers_generic_handler(
+            'face_embedding.v1.Models', rpc_method_handlers)
+    server.add_generic_rpc_handlers((generic_handler,))
+    server.add_registered_method_handlers('face_embedding.v1.Models', rpc_method_handlers)
+
+
+ # This class is part of an EXPERIMENTAL API.
+class Models:
+    """Missing associated documentation comment in .proto file."""
+
+    @staticmethod
+    def ListModels(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/face_embedding.v1.Models/ListModels',
+            face__embedding_dot_v1_dot_face__embedding__pb2.ListModelsRequest.SerializeToString,
+            face__embedding_dot_v1_dot_face__embedding__pb2.ListModelsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ActivateModel(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/face_embedding.v1.Models/ActivateModel',
+            face__embedding_dot_v1_dot_face__embedding__pb2.ActivateModelRequest.SerializeToString,
+            face__embedding_dot_v1_dot_face__embedding__pb2.Job.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RollBackModel(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/face_embedding.v1.Models/RollBackModel',
+            face__embedding_dot_v1_dot_face__embedding__pb2.RollBackModelRequest.SerializeToString,
+            face__embedding_dot_v1_dot_face__embedding__pb2.Job.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetJob(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/face_embedding.v1.Models/GetJob',
+            face__embedding_dot_v1_dot_face__embedding__pb2.GetJobRequest.SerializeToString,
+            face__embedding_dot_v1_dot_face__embedding__pb2.Job.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListJobs(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/face_embedding.v1.Models/ListJobs',
+            face__embedding_dot_v1_dot_face__embedding__pb2.ListJobsRequest.SerializeToString,
+            face__embedding_dot_v1_dot_face__embedding__pb2.ListJobsResponse.FromString,
             options,
             channel_credentials,
             insecure,
