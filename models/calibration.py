@@ -109,6 +109,11 @@ class Calibration(_Frozen):
         """Smallest and largest rate that was measured."""
         return self.points[-1].fmr, self.points[0].fmr
 
+    def covers(self, fmr: float) -> bool:
+        """Whether a threshold at that rate was measured."""
+        low, high = self.fmr_range
+        return low <= fmr <= high
+
     def threshold_at(self, fmr: float) -> Threshold:
         """Threshold for a false-match rate within the measured range.
 

@@ -26,6 +26,7 @@ from service.errors import (
 )
 from service.gallery.contract import SYSTEM, Gallery
 from service.moving import Batches, Mover, StoppedError, Watch
+from service.servable import check_servable
 from service.served import Served
 
 log = logging.getLogger("facesphere.models")
@@ -42,7 +43,13 @@ class Activation:
     """Jobs about models, and the thread that works on them."""
 
     def __init__(
-        self, registry: Registry, served: Served, gallery: Gallery, pinned: str | None, target_fpir: float
+        self,
+        registry: Registry,
+        served: Served,
+        gallery: Gallery,
+        pinned: str | None,
+        target_fmr: float,
+        target_fpir: float,
     ) -> None:
         """Prepare to follow a registry.
 
@@ -51,16 +58,18 @@ class Activation:
             served: the models that are loaded.
             gallery: whose collections follow.
             pinned: the model that the server was started with by name: it serves no other by default.
+            target_fmr: the rate of 1:1 decisions where none is stated.
             target_fpir: the rate at which identify may name strangers, by default.
         """
         self._registry, self._served, self._gallery, self._pinned = registry, served, gallery, pinned
-        self.target_fpir = target_fpir
+        self._target_fmr, self.target_fpir = target_fmr, target_fpir
         self._wake = threading.Event()
         self.stopped = threading.Event()
         self._thread = threading.Thread(target=self._work, name="facesphere-models", daemon=True)
         self._not_before = 0.0
         self._ready_at = 0.0
         self._missed: set[str] = set()
+        self._unheard = True  # nothing was followed yet since the start, or since the promoted model could be loaded
         self._refused = ("", 0.0)  # a promoted model that could not be loaded, and when it is tried again
 
     def start(self) -> None:
@@ -91,11 +100,7 @@ class Activation:
         """
         self._refuse_if_pinned()
         bundle = self._registry.resolve(KIND, model_id)
-        if bundle.manifest.calibration is None and self._served.default.calibration is not None:
-            raise InvalidRequestError(
-                f"model {model_id} has no calibration, so nothing could be decided at a rate: run facesphere-train "
-                "calibrate --apply"
-            )
+        check_servable(bundle.manifest, self._served.default.calibration is not None, self._target_fmr)
         self._served.load_for_default(model_id)
         self._registry.promote(model_id)
         self._served.make_default(model_id)
@@ -173,7 +178,7 @@ class Activation:
     def _look_around(self) -> None:
         """Which models are needed: they are loaded before somebody asks, and others are given free."""
         self._renew()
-        models, previous = [model for _, _, model in self._gallery.models()], self._previous()
+        models, previous = [model for _, _, model in self._gallery.models()], self.previous()
         contracts = {each.contract_id for each in (*models, *((previous,) if previous else ()))}
         self._served.know(contracts)
         self._served.keep(contracts)
@@ -207,11 +212,13 @@ class Activation:
                 self._refused = (champion, time.monotonic() + _RETRY_AFTER_S)
                 self._refuse(champion, error)
                 return
+            self._unheard = True
             log.info("serving %s (contract %s)", champion, self._served.default.model.contract_id)
         elsewhere = {uid for _, uid, model in self._gallery.models() if model.id != champion}
         newest = next(iter(self._gallery.jobs.list(1)), None)
         if not elsewhere or (newest is not None and self._is_told_of(newest, champion, elsewhere)):
             return
+        self._unheard = False
         self._gallery.jobs.create("follow", champion, SYSTEM)
 
     def _is_told_of(self, job: Job, champion: str, collections: set[str]) -> bool:
@@ -220,7 +227,9 @@ class Activation:
             return True
         if job.model_id != champion or job.state == "cancelled":
             return False
-        return job.state == "failed" or collections <= job.result.keys()
+        if job.state == "failed":  # before it came to a collection, and why may be over: tried once more
+            return bool(job.result) or not self._unheard
+        return collections <= job.result.keys()
 
     def _refuse(self, champion: str, error: FaceError) -> None:
         """A promoted model that cannot be loaded: said once, in a job that failed; the one before goes on serving."""
@@ -242,11 +251,20 @@ class Activation:
             raise
         except FaceError as error:
             log.error("job %s: %s", job.id, error.message)
-            self._gallery.jobs.update(replace(self._gallery.jobs.get(job.id), state="failed", error=error.message))
+            self._fail(job.id, error.message)
         except Exception as error:  # a job that is tried for ever would be in the way of all others
             log.exception("job %s", job.id)
-            message = f"internal error: {type(error).__name__}"
-            self._gallery.jobs.update(replace(self._gallery.jobs.get(job.id), state="failed", error=message))
+            self._fail(job.id, f"internal error: {type(error).__name__}")
+
+    def _fail(self, job_id: str, error: str) -> None:
+        job = self._gallery.jobs.get(job_id)
+        now = {uid: model.id for _, uid, model in self._gallery.models()}
+        for uid, outcome in job.result.items():
+            if outcome["state"] == "switching":  # did it?
+                there = now.get(uid) == job.model_id
+                told = {"state": "switched", "model": job.model_id} if there else {"state": "cancelled"}
+                job = self._gallery.jobs.conclude(job_id, uid, {**outcome, **told})
+        self._gallery.jobs.update(replace(job, state="failed", error=error))
 
     def _change(self, job: Job) -> None:
         faces = self._served.load(job.model_id)
@@ -261,7 +279,9 @@ class Activation:
                 continue  # told before this job was cut off
             watch = _Watched(self, job, uid, done, len(collections))
             outcome = Mover(self._gallery, self._served, watch.watch, faces, name).move()
-            job = self.told(replace(watch.job, result={**job.result, uid: outcome}))
+            job = self._gallery.jobs.conclude(job.id, uid, outcome)  # of one that is over by now as well
+            if self.stopped.is_set():
+                raise StoppedError
             if self.is_over(job):
                 return
         self.told(replace(job, state="done", progress=1.0))
@@ -287,7 +307,7 @@ class Activation:
             raise StoppedError
         return self._gallery.jobs.update(job)
 
-    def _previous(self) -> ModelInfo | None:
+    def previous(self) -> ModelInfo | None:
         """The model that a rollback would go to."""
         name = self._registry.previous(KIND)
         if name is None:
@@ -303,7 +323,7 @@ class Activation:
         if time.monotonic() < self._ready_at or self._pinned is not None:
             return
         self._ready_at = time.monotonic() + KEEP_READY_EVERY_S
-        previous = self._previous()
+        previous = self.previous()
         if previous is None:
             return
         for name, _, model in self._gallery.models():
@@ -331,6 +351,7 @@ class _Watched:
     def __init__(self, activation: Activation, job: Job, uid: str, done: int, count: int) -> None:
         self.job = job
         self._activation, self._uid, self._done, self._count = activation, uid, done, count
+        previous = activation.previous()
         self.watch = Watch(
             stopped=activation.stopped,
             actor=job.actor,
@@ -339,6 +360,7 @@ class _Watched:
             goes_on=self._goes_on,
             note=self._note,
             noted=job.result.get(uid),
+            keep=() if previous is None else (previous.contract_id,),
         )
 
     def _goes_on(self, share: float) -> bool:
@@ -346,5 +368,6 @@ class _Watched:
         self.job = self._activation.told(replace(self.job, progress=progress))
         return not self._activation.is_over(self.job)
 
-    def _note(self, outcome: dict[str, object]) -> None:
+    def _note(self, outcome: dict[str, object]) -> bool:
         self.job = self._activation.told(replace(self.job, result={**self.job.result, self._uid: outcome}))
+        return not self._activation.is_over(self.job)

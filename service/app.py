@@ -20,7 +20,7 @@ from fastapi import FastAPI
 from models import zoo
 from models.buckets import batch_limit
 from models.bundle import Bundle
-from models.errors import FaceError, ModelNotFoundError
+from models.errors import CalibrationError, FaceError, InvalidBundleError, ModelNotFoundError
 from models.image import ImageLimits, Pixels
 from models.registry import Registry
 from models.runtime import Session, SessionOptions, route
@@ -49,7 +49,7 @@ from service.security.access import Access, is_loopback
 from service.security.keyfolder import KeyFolder, open_keys
 from service.security.master import write_new
 from service.security.receipts import ReceiptSigner
-from service.served import Loaded, Served
+from service.served import Loaded, Served, check_decides
 from service.settings import PREFIX, Settings
 from service.shadow import Shadow
 from service.tracing import NO_TRACES, Tracer
@@ -110,7 +110,7 @@ def build_inference(settings: Settings, registry: Registry, tracer: Tracer = NO_
     detector = ObservedDetector(session, detector_bundle.manifest.input, metrics)
     detector.detect(np.zeros((640, 640, 3), np.uint8))
     embedders = _Embedders(settings, registry, detector, metrics)
-    first = embedders.load(settings.model)
+    first = _first(embedders, registry, settings.model)
     served = Served(
         first, embedders.load, embedders.find, settings.request_timeout_s, embedders.tell, registry.version_of
     )
@@ -119,6 +119,24 @@ def build_inference(settings: Settings, registry: Registry, tracer: Tracer = NO_
     metrics.serves(about.kind, about.id, about.contract_id, session.device)
     named = route(embedders.session, session)
     return Inference(served, detector_bundle, named, embedders.pool, embedders.crews, metrics)
+
+
+def _first(embedders: "_Embedders", registry: Registry, asked: str | None) -> Loaded:
+    """The promoted model; where it cannot be served, the one before it, as a running server would go on with.
+
+    Raises:
+        FaceError: neither can, or the one that was asked for by name.
+    """
+    try:
+        loaded = embedders.load(asked)
+        check_decides(loaded.faces)
+    except (CalibrationError, InvalidBundleError, ModelNotFoundError) as error:
+        previous = registry.previous("embedder") if asked is None else None
+        if previous is None:
+            raise
+        log.error("%s cannot be served: %s; serving %s", registry.champion("embedder"), error.message, previous)
+        return embedders.load(previous)
+    return loaded
 
 
 class _Embedders:
@@ -281,7 +299,9 @@ class _Server(uvicorn.Server):
             settings.target_fpir,
             inference.metrics,
         )
-        self._activation = Activation(registry, inference.served, gallery, settings.model, settings.target_fpir)
+        self._activation = Activation(
+            registry, inference.served, gallery, settings.model, settings.target_fmr, settings.target_fpir
+        )
         self._access = access
         self._gallery = gallery
         self._metrics = self._build_metrics(inference)

@@ -29,8 +29,9 @@ class Watch:
     back: on the way back, where nobody asks any more whether the decisions can be made.
     target_fpir: at which strangers may be named, where a caller states no rate.
     goes_on: is told which share of the collection is done; False if the job was cancelled or superseded.
-    note: writes down what becomes of the collection, before it does.
+    note: writes down what becomes of the collection, before it does; False as `goes_on`.
     noted: what was written down by a program that was stopped before it told the end.
+    keep: the contract that the way back would lead to.
     """
 
     stopped: threading.Event
@@ -38,8 +39,9 @@ class Watch:
     back: bool
     target_fpir: float
     goes_on: Callable[[float], bool]
-    note: Callable[[dict[str, object]], None]
+    note: Callable[[dict[str, object]], bool]
     noted: dict[str, object] | None
+    keep: tuple[str, ...]
 
 
 class Batches:
@@ -110,7 +112,8 @@ class Mover:
             if self._unusable:
                 return {**about, "state": "stays", "reason": f"{self._unusable} crops are damaged"}
             noted = {**about, "state": "switching", "agreement": self._compared(before)}
-            self._watch.note(noted)
+            if not self._watch.note(noted):
+                return {**about, "state": "cancelled"}
             if self._gallery.switch(self._name, target, self._embed_last, self._watch.actor):
                 return self._switched(noted)
         return {**about, "state": "stays", "reason": "more are enrolled than can be embedded anew"}
@@ -129,6 +132,7 @@ class Mover:
         noted = self._watch.noted
         if noted is not None and noted.get("state") == "switching":
             return self._switched(noted)
+        self._gallery.keep_contracts(self._name, self._watch.keep)  # what a job that was given up has made
         return {"state": "there", "model": self._faces.model.id}
 
     def _switched(self, about: dict[str, object]) -> dict[str, object]:
@@ -137,12 +141,14 @@ class Mover:
 
     def _cannot_decide(self, before: ModelInfo) -> str | None:
         """Why the new model could not make the decisions that the old one makes, if it could not."""
+        old = self._old(before)
+        if old is None:
+            return None  # it makes none
         settings, _ = self._gallery.collection_info(self._name)
         size = self._gallery.size(self._name)
-        old = self._old(before)
         for refusal in (self._refuses_to_verify, self._refuses_to_identify):
             reason = refusal(self._faces, settings, size)
-            if reason is not None and (old is None or refusal(old, settings, size) is None):
+            if reason is not None and refusal(old, settings, size) is None:
                 return reason
         return None
 

@@ -54,7 +54,7 @@ class Served:
         Raises:
             CalibrationError: the default rate is outside what the default model's calibration covers.
         """
-        _check_decides(default.faces)
+        check_decides(default.faces)
         self._default = default
         self._load, self._find, self._grace_s, self._tell, self._version = load, find, grace_s, tell, version
         tell(default.faces.model)
@@ -157,7 +157,7 @@ class Served:
             CalibrationError: the default rate is outside what its calibration covers.
         """
         faces = self.load(model_id)
-        _check_decides(faces)
+        check_decides(faces)
         return faces
 
     def make_default(self, model_id: str) -> None:
@@ -175,15 +175,20 @@ class Served:
         """Load anew what was calibrated anew since it was loaded; the names.
 
         Raises:
-            FaceError: one of them cannot be used; it is served as it was.
+            FaceError: the last one that cannot be used; it is served as it was.
         """
-        renewed = []
+        renewed, failed = [], None
         for name in self.ids:
             version = self._version(name)
             if version is not None and version != self._versions.get(name):
                 self._versions[name] = version  # tried once
-                self._renew(name)
-                renewed.append(name)
+                try:
+                    self._renew(name)
+                    renewed.append(name)
+                except FaceError as error:
+                    failed = error
+        if failed is not None:
+            raise failed
         return renewed
 
     def keep(self, contract_ids: Collection[str]) -> None:
@@ -213,7 +218,7 @@ class Served:
                     # Other vectors under a name that collections have: it takes a new name, and a job.
                     raise InvalidRequestError(f"model {name} was replaced by another one: give that a name of its own")
                 if old is self._default:
-                    _check_decides(new.faces)
+                    check_decides(new.faces, old.faces)
             except FaceError:
                 new.close()
                 raise
@@ -253,7 +258,14 @@ class Served:
         )
 
 
-def _check_decides(faces: Faces) -> None:
-    """A default rate that could never be met is refused before anybody asks. Without a calibration, callers decide."""
-    if faces.calibration is not None:
+def check_decides(faces: Faces, before: Faces | None = None) -> None:
+    """Refuse a default model whose callers could not decide at the default rate.
+
+    Where there never was a calibration, callers state thresholds; where the model before had one, they state none.
+
+    Raises:
+        CalibrationError: the rate is outside what the calibration covers.
+        InvalidRequestError: there is no calibration any more.
+    """
+    if faces.calibration is not None or (before is not None and before.calibration is not None):
         faces.decide(Criterion())

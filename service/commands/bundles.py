@@ -13,6 +13,7 @@ from service.commands.common import data_dir, keys_dir, opened_gallery, progress
 from service.domain import OPEN_STATES, Job
 from service.errors import InvalidRequestError
 from service.import_onnx import in_precision
+from service.servable import check_servable
 from service.settings import read_settings
 
 _LOOK_EVERY_S = 0.2
@@ -114,8 +115,13 @@ def import_model(path: Path, trust: str | None, **flags: Any) -> None:
 
 
 def _promote(model_id: str, flags: dict[str, Any]) -> Manifest:
-    registry = _registry(flags)
-    registry.resolve_any(model_id)  # a damaged one is refused now, and not when it is to be served
+    settings = read_settings(**flags)
+    registry = Registry(settings.registry_dir)
+    manifest = registry.resolve_any(model_id).manifest  # a damaged one is refused now, and not when it is to be served
+    champion = registry.champion(manifest.kind)
+    if manifest.kind == "embedder":
+        calibrated = champion is not None and registry.manifest(champion).calibration is not None
+        check_servable(manifest, calibrated, settings.target_fmr)
     return registry.promote(model_id)
 
 

@@ -97,6 +97,10 @@ class Jobs(Protocol):
         """Write down state, progress, error and result, unless it was cancelled meanwhile; the job as it is now."""
         ...
 
+    def conclude(self, job_id: str, uid: str, outcome: dict[str, object]) -> Job:
+        """What became of a collection, in a job that may be over by now; the job as it is now."""
+        ...
+
     def cancel_open(self) -> None:
         """Cancel all that are queued or running."""
         ...

@@ -60,6 +60,14 @@ class SqliteJobs:
             self._write(changed)
         return changed
 
+    def conclude(self, job_id: str, uid: str, outcome: dict[str, object]) -> Job:
+        """What became of a collection, in a job that may be over by now; the job as it is now."""
+        with self._database.transaction():
+            there = self.get(job_id)
+            changed = replace(there, result={**there.result, uid: outcome}, updated_at=self._database.now())
+            self._write(changed)
+        return changed
+
     def cancel_open(self) -> None:
         """Cancel all that are queued or running."""
         with self._database.transaction():

@@ -50,6 +50,20 @@ def test_a_job_that_is_not_there_is_not_found(gallery: Gallery) -> None:
         gallery.jobs.update(replace(job, id="nowhere"))
 
 
+def test_what_became_of_a_collection_is_told_of_a_job_that_is_over_too(gallery: Gallery) -> None:
+    job = gallery.jobs.create("activate", NEW.id, "key-1")
+    gallery.jobs.update(replace(job, state="running", progress=0.5, result={"a": {"state": "switched"}}))
+    gallery.jobs.cancel_open()
+
+    told = gallery.jobs.conclude(job.id, "b", {"state": "cancelled"})
+
+    assert gallery.jobs.get(job.id) == told
+    assert (told.state, told.progress) == ("cancelled", 0.5)
+    assert told.result == {"a": {"state": "switched"}, "b": {"state": "cancelled"}}
+    with pytest.raises(NotFoundError, match="nowhere"):
+        gallery.jobs.conclude("nowhere", "b", {})
+
+
 def test_a_job_that_was_cancelled_or_is_over_stays_so(gallery: Gallery) -> None:
     queued, running, done = (gallery.jobs.create("activate", NEW.id, "key-1") for _ in range(3))
     running = gallery.jobs.update(replace(running, state="running", progress=0.5))

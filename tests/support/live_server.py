@@ -77,8 +77,12 @@ def live_server(data_dir: Path, *arguments: str, **settings: str) -> Iterator[Li
             reader.join(5)
             raise RuntimeError(f"the server did not start: {''.join(log)}")
         server = LiveServer(process, json.loads(line), log)
-        yield server
-        server.stop()
+        try:
+            yield server
+            server.stop()
+        finally:  # a test that fails leaves no connection, for which the next one would be blamed
+            server.client.close()
+            server.channel.close()
     finally:
         if process.poll() is None:
             process.kill()

@@ -122,7 +122,7 @@ def job_file(root: Path, photos: Path, **changes: Any) -> Path:
         "train": TRAIN,
         "calibrate": {"rounds": 20},
         "evaluate": {"rounds": 20},
-        "gate": {"fmr": 0.01, "rounds": 100, "min_people": 20, "accuracy_margin": 0.1},
+        "gate": {"fmr": 0.01, "serves_fmr": 0.01, "rounds": 100, "min_people": 20, "accuracy_margin": 0.1},
         "threads": 1,
     }
     for name, value in changes.items():

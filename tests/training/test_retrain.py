@@ -293,6 +293,14 @@ def test_too_few_people_held_out_are_a_reason_to_refuse(copy: Path) -> None:
     assert "people held out, at least 1000 are needed" in result.stderr
 
 
+@pytest.mark.parametrize("against", ["champion", "none"])
+def test_a_model_that_servers_could_not_decide_with_is_refused(copy: Path, against: str) -> None:
+    result = _run(copy, "--set", "gate.serves_fmr=0.001", "--set", f"gate.against={against}", "--from", "compare")
+
+    assert result.exit_code == 3
+    assert "servers decide at 0.001: hold more people out" in result.stderr
+
+
 def test_a_champion_that_changed_meanwhile_is_not_replaced(copy: Path, photos: Path) -> None:
     registry = Registry(copy.parent / "models")
     registry.promote("sharp")

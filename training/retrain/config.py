@@ -79,11 +79,13 @@ class Gate(Section):
 
     against: a model's name, `champion`, or `none`. margin: most that the TAR at `fmr` may be lower, accuracy_margin:
     the same for the 10-fold accuracy; the lower 95 % bounds of the differences must lie within. A group with fewer than
-    `min_people` people is told, and not judged.
+    `min_people` people is told, and not judged. serves_fmr: the rate that servers decide at where nobody states one;
+    they refuse a model that is not calibrated down to it.
     """
 
     against: str = "champion"
     fmr: Rate = 1e-3
+    serves_fmr: Rate = 1e-3
     margin: Share = 0.01
     accuracy_margin: Share = 0.01
     min_people: Count = 50

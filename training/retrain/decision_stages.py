@@ -6,6 +6,7 @@ from typing import Any
 
 from models import bundle as bundles
 from models.bundle import Lineage, Manifest
+from models.calibration import Calibration
 from training.data.aligned import AlignedSet
 from training.evaluation.disjoint import check_not_trained_on
 from training.evaluation.measure import measure_set
@@ -55,7 +56,11 @@ def gate(job: Job, work: Path) -> Outcome:
     """Let the candidate pass, or say every reason why not."""
     found = [_comparison(each) for each in read_json(job.output("compare") / "compare.json")]
     held_out = AlignedSet.open(job.output("split") / "held_out")
-    reasons = [*_too_little(len(held_out.people), found, job.config.gate), *_worse(found, job.config.gate)]
+    reasons = [
+        *_too_little(len(held_out.people), found, job.config.gate),
+        *_undecidable(calibration_of(job), job.config.gate.serves_fmr),
+        *_worse(found, job.config.gate),
+    ]
     notes = [
         f"{each.name}: {each.people} people are too few to judge it by"
         for each in found[1:]
@@ -79,6 +84,16 @@ def _too_little(people: int, found: list[Comparison], given: Gate) -> Iterator[s
         yield f"{found[0].genuine_pairs} genuine pairs, at least {given.min_genuine_pairs} are needed"
     if found and found[0].tar is None:
         yield f"{found[0].impostor_pairs} impostor pairs cannot state a TAR at FMR {given.fmr:g}"
+
+
+def _undecidable(calibration: Calibration, rate: float) -> Iterator[str]:
+    """A server would refuse it, and one that is started anew have nothing else to serve."""
+    if not calibration.covers(rate):
+        low, _ = calibration.fmr_range
+        yield (
+            f"calibrated down to an FMR of {low:g}, servers decide at {rate:g}: hold more people out, "
+            f"{calibration.impostor_pairs:,} impostor pairs are too few, or set gate.serves_fmr to what yours decide at"
+        )
 
 
 def _worse(found: list[Comparison], given: Gate) -> Iterator[str]:

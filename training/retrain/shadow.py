@@ -38,10 +38,12 @@ def read_shadow(path: Path, model_id: str) -> ShadowCounts:
         DataError: the file cannot be read, is no answer of GET /models/shadow, or is about another model.
     """
     try:
+        if path.exists() and not path.is_file():  # a pipe would be waited for
+            raise DataError(f"shadow: {path} is no file")
         with path.open("rb") as file:
             text = file.read(_MOST_BYTES)
-    except OSError as error:
-        raise DataError(f"shadow: cannot read {path}: {error.strerror}") from error
+    except (OSError, ValueError) as error:
+        raise DataError(f"shadow: cannot read {str(path)!r}: {getattr(error, 'strerror', None) or error}") from error
     try:
         counts = ShadowCounts.model_validate_json(text)
     except ValidationError as error:
