@@ -62,6 +62,7 @@ bench: $(VENV)/.dev
 	$(BIN)/python benchmarks/throughput.py --seconds 1 --rounds 1
 	$(BIN)/python benchmarks/crowd.py --seconds 2 --rounds 1
 	$(BIN)/python benchmarks/overload.py --seconds 3 --rounds 1
+	$(BIN)/python benchmarks/gallery.py --sizes 10000x512 100000x128
 
 bench-training: $(VENV)/.dev
 	$(BIN)/python benchmarks/training.py $(ARGS)

@@ -1,78 +1,279 @@
-"""The exact index beside FAISS's own flat one and beside the speed of memory: one search, one addition, one removal.
+"""Searching a gallery: exact and approximate, beside FAISS's flat index and beside the speed of memory.
 
-    python benchmarks/gallery.py [--faces 100000] [--dimension 128]
+    python benchmarks/gallery.py [--sizes 10000x128 10000x512 100000x128 100000x512] [--json OUT]
+    python benchmarks/gallery.py --sizes 1000000x512          # four minutes, 6 GB
 
-One thread. Vectors are of people with ten noisy faces each. The contenders take turns; medians of several rounds. The
-last line is how long reading all vectors once takes, which no exact search can beat.
+Vectors are of people with ten noisy faces each, of which two have a cosine of 0.55; probes are other faces of theirs.
+The contenders take turns, with one probe at a time and, as "64 at once", with as many from as many threads. Recall is
+that of FAISS's flat index, which compares everything in float32. The limits are how long reading the codes, and the
+vectors, once takes on one thread. `--approximate never` leaves the approximate tier out.
 """
 
 import argparse
+import json
+import os
+import platform
 import statistics
 import sys
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import faiss
 import numpy as np
+import psutil
 
 sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from models.preprocess import l2_normalize
+from models.preprocess import Vectors, l2_normalize
 from service.gallery.index import ExactIndex
+from service.gallery.sharing import Lanes
+from service.gallery.tiers import TieredIndex
+from service.threads import hold_libraries
+
+_FACES = 10  # of a person
+_NOISE = 0.9045  # two faces of a person then have a cosine of 0.55
+_CHUNK = 50_000
+_AT_ONCE = 64
+_NEAREST = 10
+_FLAT_UP_TO = 3e8  # values; a larger flat index would not fit beside ours
+Search = Callable[[Vectors], Sequence[int]]
 
 
 def main() -> None:
-    """Measure and print a table."""
+    """Measure and print a table for each size."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--faces", type=int, default=100_000)
-    parser.add_argument("--dimension", type=int, default=128)
-    parser.add_argument("--rounds", type=int, default=15)
+    sizes = ["10000x128", "10000x512", "100000x128", "100000x512"]
+    parser.add_argument("--sizes", nargs="+", default=sizes, metavar="FACESxVALUES")
+    parser.add_argument("--probes", type=int, default=100)
+    parser.add_argument("--approximate", choices=("always", "never"), default="always")
+    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--json", type=Path, metavar="OUT")
     asked = parser.parse_args()
-    faiss.omp_set_num_threads(1)
-    vectors = _people(asked.faces, asked.dimension)
-    rows = np.arange(asked.faces)
-    ours = ExactIndex(asked.dimension)
-    ours.add(rows.tolist(), vectors)
-    flat = faiss.IndexIDMap2(faiss.IndexFlatIP(asked.dimension))
-    flat.add_with_ids(vectors, rows)
-    probe, one = vectors[1], vectors[:1]
-    calls: dict[str, dict[str, Callable[[int], object]]] = {
-        "ExactIndex": {
-            "search": lambda _: ours.search(probe, 10),
-            "add": lambda turn: ours.add([asked.faces + turn], one),
-            "remove": lambda turn: ours.remove([turn]),
-        },
-        "FAISS IndexIDMap2 + Flat": {
-            "search": lambda _: flat.search(probe[None], 10),
-            "add": lambda turn: flat.add_with_ids(one, np.array([asked.faces + turn])),
-            "remove": lambda turn: flat.remove_ids(np.array([turn])),
-        },
-        "reading all vectors once": {"search": lambda _: np.maximum.reduce(vectors, axis=None)},
+    hold_libraries()
+    machine = {
+        "cpu": _cpu(),
+        "cores": str(len(os.sched_getaffinity(0))),
+        "load": f"{os.getloadavg()[0]:.1f}",
+        "python": platform.python_version(),
+        "faiss": faiss.__version__,
+        "numpy": np.__version__,
     }
-    times: dict[tuple[str, str], list[float]] = {}
-    for turn in range(asked.rounds):
-        for name, each in calls.items():
-            for what, call in each.items():
-                began = time.perf_counter()
-                call(turn)
-                times.setdefault((name, what), []).append(time.perf_counter() - began)
-    print(f"\n{asked.faces:,} faces of {asked.dimension} values, one thread, ms: median (largest)")
-    print(f"{'':28}{'search':>18}{'add':>18}{'remove':>18}")
-    for name, each in calls.items():
-        cells = [_cell(times[name, what]) if what in each else "" for what in ("search", "add", "remove")]
-        print(f"{name:28}" + "".join(f"{cell:>18}" for cell in cells))
+    for name, value in machine.items():
+        print(f"{name}: {value}")
+    results = {}
+    for size in asked.sizes:
+        faces, dimension = map(int, size.split("x"))
+        results[size] = _measured(faces, dimension, asked)
+        _print(size, results[size])
+    if asked.json:
+        asked.json.write_text(json.dumps({"machine": machine, "sizes": results}, indent=1) + "\n")
 
 
-def _people(count: int, dimension: int) -> np.ndarray:
-    rng = np.random.default_rng(0)
-    centres = l2_normalize(rng.normal(size=(-(-count // 10), dimension)))
-    noisy = centres.repeat(10, axis=0)[:count] + rng.normal(size=(count, dimension)) * 0.9 / np.sqrt(dimension)
-    return l2_normalize(noisy)
+def _measured(faces: int, dimension: int, asked: argparse.Namespace) -> dict[str, dict[str, Any]]:
+    people = People(faces, dimension)
+    probes = people.probes(asked.probes)
+    before = _memory()
+    index = TieredIndex(dimension)
+    began = time.perf_counter()
+    people.add_to(index.exact.add)
+    added = time.perf_counter() - began - people.seconds
+    rows: dict[str, dict[str, Any]] = {}
+    truth, flat = _truth(people, probes)
+    exact = rows["exact, 1 thread"] = {"MB": _memory() - before, "load s": added}
+    shared = _with_lanes(index.exact, asked.threads)
+    contenders: dict[str, Search] = {
+        "exact, 1 thread": lambda probe: _rows(index.exact.search(probe, _NEAREST)),
+        f"exact, {asked.threads} threads": lambda probe: _rows(shared.search(probe, _NEAREST)),
+    }
+    if flat is not None:
+        contenders["FAISS Flat, 1 thread"] = lambda probe: flat.search(probe[None], _NEAREST)[1][0].tolist()
+    limits = _limits(index.exact)
+    if asked.approximate == "always":
+        before, began = _memory(), time.perf_counter()
+        index.group(lambda: False)
+        reached = index.check(0.99, seed=0)
+        rows["approximate"] = {"MB": _memory() - before, "load s": time.perf_counter() - began}
+        if reached:
+            contenders["approximate"] = lambda probe: _rows(index.search(probe, _NEAREST))
+        else:
+            rows["approximate"]["recall@10"] = f"{index.reached:.3f}: not used"
+    _in_turns(contenders, limits, probes, truth, rows)
+    for name, one in (("exact, 1 thread", index.exact.search), (f"exact, {asked.threads} threads", shared.search)):
+        rows[name]["64 at once"] = _at_once(one, probes)
+    exact |= _changes(index.exact, faces, probes)
+    if "approximate" in contenders:
+        rows["approximate"]["64 at once"] = _at_once(index.search, probes)
+        rows["approximate"] |= _changes(index, faces, probes)
+    return rows
 
 
-def _cell(seconds: list[float]) -> str:
-    return f"{1e3 * statistics.median(seconds):.3f} ({1e3 * max(seconds):.3f})"
+class People:
+    """Vectors in blocks, the same ones each time, so that there is never a second copy of all."""
+
+    def __init__(self, faces: int, dimension: int) -> None:
+        self.faces, self.dimension = faces, dimension
+        rng = np.random.default_rng(0)
+        self._centres = l2_normalize(rng.normal(size=(-(-faces // _FACES), dimension)).astype(np.float32))
+        self.seconds = 0.0  # that making them took
+
+    def chunks(self) -> Any:
+        """First row and vectors of each block."""
+        for first in range(0, self.faces, _CHUNK):
+            began = time.perf_counter()
+            of = np.arange(first, min(first + _CHUNK, self.faces)) // _FACES
+            vectors = self._noisy(of, np.random.default_rng([1, first]))
+            self.seconds += time.perf_counter() - began
+            yield first, vectors
+
+    def add_to(self, add: Callable[[Sequence[int], Vectors], object]) -> None:
+        """Add all."""
+        for first, vectors in self.chunks():
+            add(range(first, first + len(vectors)), vectors)
+
+    def probes(self, count: int) -> Vectors:
+        """New faces of people who are there."""
+        rng = np.random.default_rng(2)
+        return self._noisy(rng.choice(len(self._centres), count), rng)
+
+    def _noisy(self, of: Any, rng: np.random.Generator) -> Vectors:
+        noise = rng.standard_normal((len(of), self.dimension), np.float32) * np.float32(
+            _NOISE / np.sqrt(self.dimension)
+        )
+        return l2_normalize(self._centres[of] + noise)
+
+
+def _truth(people: People, probes: Vectors) -> tuple[list[list[int]], Any]:
+    """The nearest rows of each probe, and a flat index of everything where one fits."""
+    small = people.faces * people.dimension <= _FLAT_UP_TO
+    flat = faiss.IndexFlatIP(people.dimension) if small else None
+    scores, rows = np.empty((len(probes), 0), np.float32), np.empty((len(probes), 0), np.int64)
+    for first, vectors in people.chunks():
+        found = faiss.knn(probes, vectors, _NEAREST, metric=faiss.METRIC_INNER_PRODUCT)
+        scores, rows = np.concatenate((scores, found[0]), 1), np.concatenate((rows, found[1] + first), 1)
+        best = np.argsort(-scores, axis=1)[:, :_NEAREST]
+        scores, rows = np.take_along_axis(scores, best, 1), np.take_along_axis(rows, best, 1)
+        if flat is not None:
+            flat.add(vectors)
+    return rows.tolist(), flat
+
+
+def _in_turns(
+    contenders: dict[str, Search],
+    limits: dict[str, Callable[[], object]],
+    probes: Vectors,
+    truth: list[list[int]],
+    rows: dict[str, dict[str, Any]],
+) -> None:
+    times: dict[str, list[float]] = {name: [] for name in (*contenders, *limits)}
+    first, found = dict.fromkeys(contenders, 0), dict.fromkeys(contenders, 0)
+    for probe, wanted in zip(probes, truth, strict=True):
+        for name, search in contenders.items():
+            began = time.perf_counter()
+            got = search(probe)
+            times[name].append(time.perf_counter() - began)
+            first[name] += got[:1] == wanted[:1]
+            found[name] += len(set(got) & set(wanted))
+    for _ in range(15):
+        for name, read in limits.items():
+            began = time.perf_counter()
+            read()
+            times[name].append(time.perf_counter() - began)
+    for name, each in times.items():
+        row = rows.setdefault(name, {})
+        row |= {"p50 ms": 1e3 * statistics.median(each), "p99 ms": 1e3 * float(np.quantile(each, 0.99))}
+        row["least ms"] = 1e3 * min(each)
+        if name in contenders:
+            row |= {"recall@1": first[name] / len(probes), "recall@10": found[name] / len(probes) / _NEAREST}
+
+
+def _at_once(search: Callable[[Vectors, int], object], probes: Vectors) -> float:
+    """Milliseconds a search where each of many threads asks, one after the other, without a pause."""
+    each = 4
+    threads = [
+        threading.Thread(
+            target=lambda n=n: [search(probes[(n + turn) % len(probes)], _NEAREST) for turn in range(each)]
+        )
+        for n in range(_AT_ONCE)
+    ]
+    began = time.perf_counter()
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return 1e3 * (time.perf_counter() - began) / (_AT_ONCE * each)
+
+
+def _changes(index: ExactIndex | TieredIndex, faces: int, probes: Vectors) -> dict[str, float]:
+    """Median milliseconds of adding and of removing one face."""
+    calls = {
+        "add ms": lambda n: index.add([faces + n], probes[n : n + 1]),
+        "remove ms": lambda n: index.remove([faces + n]),
+    }
+    times = {}
+    for name, call in calls.items():
+        taken = []
+        for n in range(len(probes)):
+            began = time.perf_counter()
+            call(n)
+            taken.append(time.perf_counter() - began)
+        times[name] = 1e3 * statistics.median(taken)
+    return times
+
+
+def _limits(index: ExactIndex) -> dict[str, Callable[[], object]]:
+    def read(arrays: list[Any]) -> None:
+        for each in arrays:
+            np.maximum.reduce(each.view(np.int64), axis=None)  # at the speed of memory, whatever the values are
+
+    codes = [block._codes[: block.count] for block in index._blocks]
+    vectors = [block.vectors[: block.count] for block in index._blocks]
+    return {"reading the codes once": lambda: read(codes), "reading the vectors once": lambda: read(vectors)}
+
+
+def _with_lanes(index: ExactIndex, threads: int) -> ExactIndex:
+    """The same vectors, searched by several threads."""
+    shared = ExactIndex(index.dimension, lanes=Lanes(threads))
+    shared._blocks = index._blocks
+    shared._additions = index._additions
+    return shared
+
+
+def _rows(found: list[tuple[int, float]]) -> list[int]:
+    return [row for row, _ in found]
+
+
+def _memory() -> float:
+    return psutil.Process().memory_info().rss / 2**20
+
+
+def _cpu() -> str:
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+    return next((line.partition(": ")[2] for line in lines if line.startswith("model name")), platform.processor())
+
+
+def _print(size: str, rows: dict[str, dict[str, Any]]) -> None:
+    columns = [
+        "p50 ms",
+        "p99 ms",
+        "least ms",
+        "64 at once",
+        "recall@1",
+        "recall@10",
+        "add ms",
+        "remove ms",
+        "MB",
+        "load s",
+    ]
+    print(f"\n{size:<26}" + "".join(f"{column:>12}" for column in columns))
+    for name, row in rows.items():
+        print(f"{name:<26}" + "".join(f"{_cell(row.get(column, '')):>12}" for column in columns), flush=True)
+
+
+def _cell(value: Any) -> str:
+    return f"{value:.3f}" if isinstance(value, float) else str(value)
 
 
 if __name__ == "__main__":

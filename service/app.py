@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import json
 import logging
+import math
 import resource
 import signal
 import socket
@@ -12,7 +13,6 @@ import sys
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from dataclasses import dataclass
 
-import cv2
 import numpy as np
 import uvicorn
 from fastapi import FastAPI
@@ -33,6 +33,7 @@ from service.faces import Faces, embed_function
 from service.gallery.contract import Gallery
 from service.gallery.embedded import EmbeddedGallery
 from service.gallery.engine import postgres_gallery
+from service.gallery.grouping import SearchOptions
 from service.grpc_api.server import GrpcOptions, GrpcParts, GrpcServer
 from service.inference.batcher import Batcher, BatcherOptions
 from service.inference.crew import Crew, crews_for
@@ -52,6 +53,7 @@ from service.security.receipts import ReceiptSigner
 from service.served import Loaded, Served, check_decides
 from service.settings import PREFIX, Settings
 from service.shadow import Shadow
+from service.threads import Threads, hold_libraries
 from service.tracing import NO_TRACES, Tracer
 
 log = logging.getLogger("facesphere")
@@ -99,13 +101,12 @@ def open_registry(settings: Settings, report: Callable[[str], None]) -> Registry
 
 def build_inference(settings: Settings, registry: Registry, tracer: Tracer = NO_TRACES) -> Inference:
     """Load both networks, warm them, and start their threads."""
-    # Work runs on our own threads, one a core; libraries that start more on top of them only get in each other's way.
-    cv2.setNumThreads(1)
+    hold_libraries()
     detector_bundle = registry.resolve("detector", settings.detector)
     # OpenVINO and TensorRT prepare themselves anew for each shape, the latter for minutes, and photos have many.
     device = {"openvino": "cpu", "tensorrt": "cuda"}.get(settings.device, settings.device)
     engines = settings.data_dir / "engines"
-    session = Session(detector_bundle.model_path, SessionOptions(device, threads=1, cache=engines))
+    session = Session(detector_bundle.model_path, SessionOptions(device, Threads.session, cache=engines))
     metrics = Metrics(tracer)
     detector = ObservedDetector(session, detector_bundle.manifest.input, metrics)
     detector.detect(np.zeros((640, 640, 3), np.uint8))
@@ -155,13 +156,13 @@ class _Embedders:
         """A model of the registry, warm; the promoted one if none is named."""
         settings, bundle = self._settings, self._registry.resolve("embedder", model_id)
         manifest = bundle.manifest
-        options = SessionOptions(settings.device, 1, manifest.precision, settings.data_dir / "engines")
+        options = SessionOptions(settings.device, Threads.session, manifest.precision, settings.data_dir / "engines")
         session = Session(bundle.model_path, options)
         most = batch_limit(session.device, settings.max_batch)
         embedder = Embedder(session, manifest, most)
         grey = np.full((embedder.template.height, embedder.template.width, 3), 127, np.uint8)
         max_batch = warm_up(lambda size: embedder.embed([grey] * size), session.device, most)
-        self.crews = self.crews or crews_for(session.device, settings.cores)
+        self.crews = self.crews or crews_for(session.device, Threads(settings.cores).crew)
         batcher: Batcher[Pixels, Vector] = Batcher(
             "embed",
             observed_embed(embed_function(embedder.embed), manifest.id, self._metrics),
@@ -238,7 +239,8 @@ def _tracer(settings: Settings) -> Tracer:
 
 def _open_gallery(settings: Settings, keys: KeyFolder) -> Gallery:
     if settings.gallery_urls is None:
-        return EmbeddedGallery(settings.data_dir, keys)
+        options = SearchOptions(Threads(settings.cores).search, settings.search_recall)
+        return EmbeddedGallery(settings.data_dir, keys, search=options)
     url, replica_url = settings.gallery_urls
     return postgres_gallery(url, keys, replica_url)
 
@@ -286,8 +288,8 @@ class _Server(uvicorn.Server):
         self._ready = False
         self._stopping = asyncio.Event()
         self._grpc_stopped: asyncio.Future[None] | None = None
-        self._gallery_pool = Pool("gallery", 4, settings.max_queue, inference.metrics.tracer)
-        self._model_pool = Pool("models", 1, 16)  # loading one takes seconds, and nobody's search waits behind it
+        self._gallery_pool = Pool("gallery", Threads.gallery, settings.max_queue, inference.metrics.tracer)
+        self._model_pool = Pool("models", Threads.models, 16)  # nobody's search waits behind one that is loaded
         signer = ReceiptSigner(keys.receipts)
         self._shadow = Shadow(inference.served)
         self._people = People(
@@ -461,9 +463,19 @@ class _Server(uvicorn.Server):
         metrics = inference.metrics
         metrics.gauge("embed_queue", "Faces waiting for the embedder", lambda: inference.served.waiting)
         metrics.gauge("photos_pending", "Photos being decoded or waiting for it", lambda: inference.pool.pending)
+        metrics.gauge("search_recall", "Share of near faces that approximate searches find", self._search_recall)
+        metrics.gauge(
+            "search_approximate_faces",
+            "Faces in collections that are searched approximately",
+            lambda: self._gallery.search_state().approximate_faces,
+        )
         for name in ("compared", "same", "flipped_to_match", "flipped_to_non_match", "failed", "left_out"):
             metrics.gauge(f"shadow_{name}", f"Decisions of the model in shadow: {name}", self._shadow_count(name))
         return metrics
+
+    def _search_recall(self) -> float:
+        recall = self._gallery.search_state().recall
+        return math.nan if recall is None else recall
 
     def _shadow_count(self, name: str) -> Callable[[], float]:
         return lambda: float(getattr(self._shadow.summary, name, 0))

@@ -47,7 +47,7 @@ class Settings(BaseSettings):
         "auto", description="auto, cpu, cuda, tensorrt or openvino; a named one must really be used."
     )
     workers: int = Field(1, ge=1, le=1, description="Server processes; this version runs one.")
-    threads: int = Field(0, ge=0, le=1024, description="Threads for images and for inference; 0: one a core.")
+    threads: int = Field(0, ge=0, le=1024, description="Threads for images, inference and a search; 0: one a core.")
     api_key: SecretStr | None = Field(
         None, description="One key for everything, beside those of `facesphere keys`; at least 16 characters."
     )
@@ -56,6 +56,12 @@ class Settings(BaseSettings):
     tls_client_ca: Path | None = Field(None, description="PEM file of the authority that callers' certificates are of.")
     target_fmr: float = Field(1e-3, gt=0, lt=1, description="False-match rate of /verify when the caller states none.")
     target_fpir: float = Field(1e-2, gt=0, lt=1, description="Rate at which identify may name a stranger, by default.")
+    search_recall: float = Field(
+        0.99,
+        gt=0,
+        le=1,
+        description="Share of near faces that identify must find in a large collection; 1: all, always.",
+    )
     max_image_bytes: int = Field(20 * 2**20, ge=1024, description="Largest image file.")
     max_image_pixels: int = Field(64_000_000, ge=4096, description="Most pixels of an image, told from its header.")
     max_body_bytes: int = Field(64 * 2**20, ge=4096, description="Largest request body or gRPC message.")

@@ -13,14 +13,13 @@ import numpy as np
 
 from models.preprocess import Vectors
 from service.errors import StorageError
-from service.gallery.database import Database, Row
-from service.gallery.index import Ids
+from service.gallery.blocks import Ids
+from service.gallery.database import Database
 from service.gallery.sealing import EMPTY, CollectionRow, combined
 from service.gallery.snapshot_file import Faces, Tags
 from service.gallery.snapshots import Snapshots
 from service.security.vault import MAC_BYTES
 
-_CHUNK = 65_536
 # A search waits for the read of so many, and comes next: a lock that is taken again at once gives nobody else a turn.
 _CHUNK_BESIDE_SEARCHES = 256
 _LET_OTHERS_S = 0.0005
@@ -78,16 +77,11 @@ def tags_of(database: Database, rows: Ids) -> Tags:
 def _all_tags(database: Database, collection: CollectionRow) -> tuple[Ids, Tags]:
     """Row numbers of all faces, ascending, and their tags; which come to the tally, with those of the people."""
     people = database.read("SELECT mac FROM subjects WHERE collection = ?", (collection.id,))
-    faces: list[Row] = []
-    while True:
-        chunk = database.read(
-            "SELECT f.id, f.mac FROM faces f JOIN subjects s ON s.id = f.subject"
-            " WHERE s.collection = ? AND f.id > ? ORDER BY f.id LIMIT ?",
-            (collection.id, faces[-1][0] if faces else 0, _CHUNK),
-        )
-        faces += chunk
-        if len(chunk) < _CHUNK:
-            break
+    # In one go, and sorted here: SQLite would sort all of them again for each portion.
+    faces = database.read(
+        "SELECT f.id, f.mac FROM faces f JOIN subjects s ON s.id = f.subject WHERE s.collection = ?", (collection.id,)
+    )
+    faces.sort()
     tags = _stacked([tag for _, tag in faces])
     tally = combined(EMPTY, np.bitwise_xor.reduce(tags, axis=0).tobytes(), *(tag for (tag,) in people))
     if tally != collection.tally:

@@ -46,6 +46,15 @@ class Match:
     subject_uid: str
 
 
+@dataclass(frozen=True, slots=True)
+class SearchState:
+    """The share of near faces that approximate searches find (1 if there are none, None if it is not measured), and how
+    many faces are searched so."""
+
+    recall: float | None
+    approximate_faces: int
+
+
 class Keys(KeyTable, Protocol):
     """API keys, and what may be done to them. When a change returns, every server goes by it."""
 
@@ -267,4 +276,8 @@ class Gallery(Protocol):
 
     def tidy(self) -> None:
         """What keeps a gallery that grows as it should be; asked for now and then."""
+        ...
+
+    def search_state(self) -> SearchState:
+        """How large collections are searched."""
         ...

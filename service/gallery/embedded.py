@@ -31,17 +31,20 @@ from service.domain import (
     Vector,
 )
 from service.errors import GalleryUnavailableError, StorageError
-from service.gallery.contract import LAST, SYSTEM, Erased, Match, same_contract
+from service.gallery.contract import LAST, SYSTEM, Erased, Match, SearchState, same_contract
 from service.gallery.folder import lock, refuse_moved, remove_scratch
-from service.gallery.index import ExactIndex
+from service.gallery.grouping import EXACT, Grouping, SearchOptions
 from service.gallery.retention import SweepClock
+from service.gallery.sharing import Lanes
 from service.gallery.snapshots import Snapshots
 from service.gallery.store import open_store, utc_now
+from service.gallery.tiers import TieredIndex
 from service.security.keyfolder import KeyFolder
 
 log = logging.getLogger("facesphere.gallery")
 SWEEP_CHUNK = 1000  # faces erased while others wait
 _INDEXED_AT_ONCE = 512  # vectors that go into the index of another contract while others wait
+_FACES_A_PERSON = 4  # that are asked of the index to begin with, for each person
 _ATTEMPTS = 5  # at an index of another contract, beside which others cover and drop contracts
 
 
@@ -54,6 +57,7 @@ class EmbeddedGallery:
         keys: KeyFolder,
         now: Callable[[], datetime] = utc_now,
         monotonic: Callable[[], float] = time.monotonic,
+        search: SearchOptions = EXACT,
     ) -> None:
         """Open a gallery, or begin one.
 
@@ -62,6 +66,7 @@ class EmbeddedGallery:
             keys: what they are encrypted with.
             now: the time.
             monotonic: seconds that no change of the clock touches.
+            search: how it is searched.
 
         Raises:
             StorageError: another process uses the folder, or its files are damaged or not of these keys.
@@ -69,8 +74,10 @@ class EmbeddedGallery:
         self._lock_file = lock(folder)
         self._given_up = False
         self._writing = threading.Lock()
-        self._indexes: dict[str, ExactIndex] = {}
-        self._others: dict[tuple[str, str], ExactIndex] = {}  # by collection and contract: not what is searched
+        self._indexes: dict[str, TieredIndex] = {}
+        self._others: dict[tuple[str, str], TieredIndex] = {}  # by collection and contract: not what is searched
+        self._lanes = Lanes(search.threads)
+        self._grouping = Grouping(lambda: list(self._indexes.values()), search)
         with contextlib.ExitStack() as undo:
             undo.callback(self._lock_file.close)
             refuse_moved(folder)
@@ -93,13 +100,16 @@ class EmbeddedGallery:
     def give_up(self) -> None:
         """End the making of indexes."""
         self._given_up = True
+        self._grouping.stop()
 
     def close(self) -> None:
         """Close the files and give the folder free; what the next start is spared by is written first."""
+        self._grouping.close()
         with self._writing:
             self.write_snapshots()
             self._store.close()
             self._lock_file.close()
+        self._lanes.close()
 
     def put_collection(
         self, name: str, settings: CollectionSettings, model: ModelInfo, actor: str = SYSTEM
@@ -179,15 +189,16 @@ class EmbeddedGallery:
         """
         model = self._records.model_of(collection)
         # The index, and not what was just read, says what it is compared with: the model may change at any moment.
-        index = self._indexes.get(collection) or ExactIndex(model.dimension, model.contract_id)
+        index = self._indexes.get(collection) or self._new_index(model)
         same_contract(collection, model if index.contract_id == model.contract_id else _of(index), contract_id)
-        size, wanted = len(index), limit
+        size = len(index)
+        wanted = min(_FACES_A_PERSON * limit, size)
         while True:
             found = index.search(vector, wanted)
-            people = self._best_of_people(found)
+            people = self._best_of_people(found, limit)
             # A person with many faces fills the list: look further until there are enough people, or all there are.
             if len(people) >= limit or wanted >= size or len(people) == self._records.people(collection):
-                return people[:limit], size
+                return people, size
             wanted = min(4 * wanted, size)
 
     def erase(
@@ -313,6 +324,7 @@ class EmbeddedGallery:
             self._add_to_other(collection, model, added)
             new = self._others.pop((collection, model.contract_id))
             old, self._indexes[collection] = self._index(collection, before), new
+            old.ungroup()
             self._others[collection, before.contract_id] = old  # for the way back
 
     def _index_is_whole(self, collection: str, model: ModelInfo, coverage: Coverage) -> bool:
@@ -331,7 +343,7 @@ class EmbeddedGallery:
         own = self._records.model_of(collection).contract_id == model.contract_id
         if own or (collection, model.contract_id) in self._others:
             return
-        index, last = ExactIndex(model.dimension, model.contract_id), 0
+        index, last = self._new_index(model), 0
         while True:
             with self._writing:  # so that nobody is erased between being read and being indexed
                 numbers, vectors = self._records.vectors_under(collection, model, last, _INDEXED_AT_ONCE)
@@ -355,8 +367,13 @@ class EmbeddedGallery:
 
     def tidy(self) -> None:
         """Archive the older part of a long audit log, and write snapshots."""
+        self._grouping.look()
         self.audit.seal_if_long()
         self.write_snapshots()
+
+    def search_state(self) -> SearchState:
+        """How large collections are searched."""
+        return self._grouping.state
 
     def _believed_now(self) -> datetime | None:
         with self._writing:
@@ -399,36 +416,42 @@ class EmbeddedGallery:
                 self._forget(collection, [row for row, _ in erased])
         return [face for _, face in erased]
 
-    def _index(self, collection: str, model: ModelInfo) -> ExactIndex:
+    def _index(self, collection: str, model: ModelInfo) -> TieredIndex:
         """The index of a collection; made if an error came between its first commit and this."""
-        return self._indexes.setdefault(collection, ExactIndex(model.dimension, model.contract_id))
+        return self._indexes.setdefault(collection, self._new_index(model))
 
     def _forget(self, collection: str, rows: Sequence[int]) -> None:
         for index in (self._indexes.get(collection), *self._others_of(collection).values()):
             if index is not None:
                 index.remove(rows)
 
-    def _others_of(self, collection: str) -> dict[str, ExactIndex]:
+    def _others_of(self, collection: str) -> dict[str, TieredIndex]:
         return {contract: index for (name, contract), index in self._others.items() if name == collection}
 
     def _build_indexes(self) -> None:
         for name, rows, vectors in self._records.vectors(self._snapshots):
-            index = ExactIndex(vectors.shape[1], self._records.model_of(name).contract_id)
-            if rows:
-                index.add(rows, vectors)
+            index = self._new_index(self._records.model_of(name))
+            index.adopt(rows, vectors)
             self._indexes[name] = index
         self._snapshots.keep_only([self._records.uids(name)[0] for name in self._indexes])
 
-    def _best_of_people(self, found: list[tuple[int, float]]) -> list[Match]:
-        names = self._records.names_of([row for row, _ in found])
+    def _best_of_people(self, found: list[tuple[int, float]], limit: int) -> list[Match]:
         best: dict[str, Match] = {}
-        for row, similarity in found:  # best first, so the first face of a person is their best
-            if row in names and names[row].subject not in best:
-                subject, face_id, uid = names[row]
-                best[subject] = Match(subject, face_id, similarity, uid)
-        return list(best.values())
+        for first in range(0, len(found), limit):  # best first, so the first face of a person is their best
+            some = found[first : first + limit]
+            names = self._records.names_of([row for row, _ in some])
+            for row, similarity in some:
+                if row in names and names[row].subject not in best:
+                    subject, face_id, uid = names[row]
+                    best[subject] = Match(subject, face_id, similarity, uid)
+            if len(best) >= limit:
+                break
+        return list(best.values())[:limit]
+
+    def _new_index(self, model: ModelInfo) -> TieredIndex:
+        return TieredIndex(model.dimension, model.contract_id, self._lanes)
 
 
-def _of(index: ExactIndex) -> ModelInfo:
+def _of(index: TieredIndex) -> ModelInfo:
     """What is known of the model of an index."""
     return ModelInfo("another model", index.contract_id, 0)

@@ -7,9 +7,9 @@ import numpy as np
 
 from models.preprocess import Vectors
 from service.errors import StorageError
+from service.gallery.blocks import Ids
 from service.gallery.catching_up import caught_up, tags_of
 from service.gallery.database import Row
-from service.gallery.index import Ids
 from service.gallery.rows import FACE, SUBJECT, VECTOR, Rows, checked_subject, face_and_vector
 from service.gallery.sealing import EMPTY, CollectionRow, combined, vector_context
 from service.gallery.snapshot_file import Tags

@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 from models.preprocess import Vectors
 from service.domain import ModelInfo
 from service.errors import StorageError
+from service.gallery.blocks import Ids
 from service.gallery.folder import overwrite, zero
-from service.gallery.index import Ids
 from service.security.master import sync_folder
 from service.security.vault import MAC_BYTES, SEALING_BYTES, Cipher, canonical
 

@@ -17,9 +17,10 @@ from pathlib import Path
 
 from models.errors import FaceError
 from service.domain import ModelInfo
+from service.gallery.blocks import Ids, Part
 from service.gallery.folder import overwrite
-from service.gallery.index import ExactIndex, Ids, Part
 from service.gallery.snapshot_file import UNFINISHED, Faces, Tags, UnusableError, new_header, read, write
+from service.gallery.tiers import TieredIndex
 from service.security.master import sync_folder
 from service.security.vault import Vault, as_storage_error
 
@@ -70,7 +71,7 @@ class Snapshots:
             if path.stem not in collections:
                 self.refuse(path.stem, "there is no such collection")
 
-    def write_all(self, indexes: Mapping[str, ExactIndex], look: Look, tags_of: TagsOf) -> None:
+    def write_all(self, indexes: Mapping[str, TieredIndex], look: Look, tags_of: TagsOf) -> None:
         """Write those of indexes in which much is new; searches and enrolments go on, an erasure ends it.
 
         Args:
@@ -120,7 +121,7 @@ class Snapshots:
     def _path(self, collection: str) -> Path:
         return self._folder / f"{collection}.snapshot"
 
-    def _write_if_worth_it(self, collection: str, model: ModelInfo, index: ExactIndex, tags_of: TagsOf) -> None:
+    def _write_if_worth_it(self, collection: str, model: ModelInfo, index: TieredIndex, tags_of: TagsOf) -> None:
         if index.contract_id != model.contract_id:
             return  # the collection is just being given another model
         parts = index.parts()

@@ -1,9 +1,10 @@
 """The exact index against a reference in NumPy."""
 
+import contextlib
 import threading
+import time
 from typing import Any
 
-import faiss
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -11,7 +12,10 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from models.preprocess import l2_normalize
+from service.gallery.blocks import Block, Nearest, _possible
 from service.gallery.index import ExactIndex
+from service.gallery.quantised import Probes, quantised
+from service.gallery.sharing import Lanes, Shared, Together
 
 Vectors = NDArray[np.float32]
 
@@ -65,6 +69,39 @@ def test_any_order_of_additions_removals_and_searches_equals_the_reference(
     kept = {int(row): vector for part in index.parts() for row, vector in zip(*part.copy(), strict=True)}
     assert kept.keys() == reference.keys()
     assert all(np.array_equal(kept[row], vector) for row, vector in reference.items())
+
+
+@pytest.mark.parametrize("count", [0, 1, 63, 64, 65, 200])
+def test_adopted_vectors_are_searched_added_to_and_removed_like_others(count: int) -> None:
+    vectors = _units(7, count + 70, 16)
+    index = ExactIndex(16, lanes=Lanes(2))
+    index._capacity = 64
+    reference = dict(enumerate(vectors))
+
+    index.adopt(range(count), vectors[:count].copy())
+    index.add(range(count, count + 70), vectors[count:])
+    index.remove(range(0, count, 3))
+    index.add([1000, 1001], vectors[:2])
+
+    for row in range(0, count, 3):
+        del reference[row]
+    reference |= {1000: vectors[0], 1001: vectors[1]}
+    assert index.rows() == set(reference)
+    for probe in _units(8, 5, 16):
+        _assert_nearest(index.search(probe, 20), reference, probe, 20)
+        _assert_nearest(index.compared(list(reference), probe), reference, probe, len(reference))
+
+
+def test_a_read_only_array_is_copied_when_it_is_adopted() -> None:
+    vectors = _units(9, 3, 4)
+    vectors.flags.writeable = False
+    index = ExactIndex(4)
+
+    index.adopt([1, 2, 3], vectors)
+    index.remove([1])
+
+    assert index.rows() == {2, 3}
+    assert vectors[0].any()
 
 
 def test_an_empty_index_finds_nothing() -> None:
@@ -206,17 +243,147 @@ def test_blocks_that_were_emptied_are_given_back() -> None:
     assert {row for row, _ in index.search(_units(6, 1, 4)[0], 50)} == set(range(5))
 
 
-def test_a_search_stays_on_the_thread_that_it_is_called_from() -> None:
-    index, threads = ExactIndex(8), []
-    index.add([1], _units(1, 1, 8))
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    dimension=st.integers(1, 200),
+    count=st.integers(1, 300),
+    probes=st.integers(1, 6),
+    limit=st.integers(1, 40),
+    spread=st.sampled_from((0.0, 1e-6, 1e-4, 1e-2, 1.0)),
+)
+def test_a_search_by_codes_is_exact_even_among_vectors_that_the_codes_cannot_tell_apart(
+    seed: int, dimension: int, count: int, probes: int, limit: int, spread: float
+) -> None:
+    rng = np.random.default_rng(seed)
+    vectors = l2_normalize(1 + spread * rng.normal(size=(count, dimension)) + 1e-9)
+    asked = l2_normalize(1 + spread * rng.normal(size=(probes, dimension)) + 1e-9)
+    index = ExactIndex(dimension, lanes=Lanes(2))
+    index._capacity = 64
+    index.add(range(count), vectors)
 
-    def search() -> None:
-        faiss.omp_set_num_threads(2)  # as a thread begins, where there are two cores
-        index.search(_units(2, 1, 8)[0], 1)
-        threads.append(faiss.omp_get_max_threads())
+    found = index.search_all(asked, limit)
 
-    thread = threading.Thread(target=search)
-    thread.start()
-    thread.join()
+    for probe, each in zip(asked, found, strict=True):
+        _assert_nearest(each, dict(enumerate(vectors)), probe, limit)
 
-    assert threads == [1]
+
+@settings(max_examples=100, deadline=None, derandomize=True)
+@given(seed=st.integers(0, 2**32 - 1), dimension=st.integers(1, 600), probes=st.integers(1, 6), heavy=st.booleans())
+def test_a_score_by_codes_is_no_further_from_the_true_one_than_its_margin(
+    seed: int, dimension: int, probes: int, heavy: bool
+) -> None:
+    rng = np.random.default_rng(seed)
+    draw = rng.standard_cauchy if heavy else rng.standard_normal  # with Cauchy's tails most of a vector is lost
+    vectors = (draw((50, dimension)) * rng.uniform(0.1, 3, (50, 1)) / dimension).astype(np.float32)
+    asked = Probes((draw((probes, dimension)) / dimension).astype(np.float32))
+    codes = quantised(vectors)
+
+    scores = asked.scores(codes.codes, codes.scales)
+    margins = np.stack([asked.margins(lost, length) for lost, length in zip(codes.lost, codes.length, strict=True)])
+
+    true = asked.vectors.astype(np.float64) @ vectors.astype(np.float64).T
+    assert (np.abs(scores - true) <= margins.T).all()
+    assert margins.max() <= 4 * (np.abs(true).max() + np.abs(asked.vectors).max() * np.abs(vectors).max() * dimension)
+
+
+def test_all_but_a_few_vectors_are_told_apart_by_their_codes_alone() -> None:
+    vectors = _units(0, 5000, 512)
+    index = ExactIndex(512)
+    index.add(range(5000), vectors)
+    compared: list[int] = []
+    (block,) = index._blocks
+    rerank = Block._rerank
+
+    def counted(self: Block, probe: Vectors, estimates: Vectors, margin: float, best: Nearest) -> None:
+        compared.append(len(_possible(estimates, margin, best)))
+        rerank(self, probe, estimates, margin, best)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Block, "_rerank", counted)
+        index.search(_units(1, 1, 512)[0], 10)
+
+    assert block.count == 5000
+    assert 10 <= compared[0] < 500
+
+
+def test_searches_that_wait_for_one_another_are_answered_in_one_pass() -> None:
+    began, go_on, passes = threading.Event(), threading.Event(), []
+
+    def answer(asked: Any) -> list[int]:
+        passes.append(list(asked))
+        began.set()
+        assert go_on.wait(10)
+        return [2 * each for each in asked]
+
+    together = Together(answer, most=3)
+    answers: dict[int, int] = {}
+    threads = [threading.Thread(target=lambda n=n: answers.update({n: together.ask(n)})) for n in range(6)]
+    threads[0].start()
+    assert began.wait(10)
+    for thread in threads[1:]:
+        thread.start()
+    while len(together._waiting) < 5:
+        time.sleep(0.001)
+    go_on.set()
+    for thread in threads:
+        thread.join()
+
+    assert answers == {n: 2 * n for n in range(6)}
+    assert [len(each) for each in passes] == [1, 3, 2]
+
+
+def test_an_error_of_a_pass_is_raised_for_all_that_it_was_to_answer_and_for_no_other() -> None:
+    def answer(asked: Any) -> list[int]:
+        if 0 in asked:
+            raise ValueError("zero")
+        return list(asked)
+
+    together = Together(answer, most=8)
+
+    with pytest.raises(ValueError, match="zero"):
+        together.ask(0)
+    assert together.ask(1) == 1
+
+
+def test_lanes_do_each_item_once_and_raise_what_one_raises() -> None:
+    with contextlib.closing(Lanes(3)) as lanes:
+        done: list[int] = []
+        lanes.each(done.append, range(100))
+        assert sorted(done) == list(range(100))
+
+        def fail(item: int) -> None:
+            if item == 7:
+                raise ValueError("seven")
+
+        with pytest.raises(ValueError, match="seven"):
+            lanes.each(fail, range(100))
+
+
+def test_who_changes_what_is_shared_waits_for_who_reads_it_and_goes_before_who_comes_later() -> None:
+    shared, order, leave = Shared(), [], threading.Event()
+
+    def read(name: str) -> None:
+        with shared.reading():
+            order.append(name)
+            assert leave.wait(10)
+
+    def change() -> None:
+        with shared.changing():
+            order.append("change")
+
+    first, changing = threading.Thread(target=read, args=("first",)), threading.Thread(target=change)
+    later = threading.Thread(target=read, args=("later",))
+    first.start()
+    while not order:
+        time.sleep(0.001)
+    changing.start()
+    while not shared._entrance.locked():
+        time.sleep(0.001)
+    later.start()
+    assert order == ["first"]
+    leave.set()
+    for thread in (first, changing, later):
+        thread.join()
+
+    assert order == ["first", "change", "later"]
