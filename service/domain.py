@@ -260,7 +260,8 @@ class Job:
 class NewFace:
     """A face to be enrolled. `crop` is an encoded PNG, only where the collection stores crops.
 
-    `request`: what the caller calls the request for it; a person's face of the same one is not stored twice.
+    `request`: what the caller calls the request for it; a person's face of the same one is not stored twice. `content`:
+    a digest of what was sent for it, by which another face under the same name is told from the same one.
     """
 
     embedding: Vector
@@ -268,6 +269,7 @@ class NewFace:
     consent: str | None
     crop: bytes | None = None
     request: str | None = None
+    content: str = ""
 
 
 @dataclass(frozen=True, slots=True)

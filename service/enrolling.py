@@ -1,10 +1,12 @@
 """What an enrolment is made of: the faces of its probes, and what is wrong with the others."""
 
 import asyncio
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import cv2
+import numpy as np
 
 from models.errors import (
     FaceError,
@@ -80,10 +82,15 @@ async def _new_face_or_error(faces: Faces, probe: Probe, form: Form, index: int)
 async def _new_face(faces: Faces, probe: Probe, form: Form, request: str | None) -> NewFace:
     if probe.image is None:
         embedded = await faces.embed_probe(probe)
-        return NewFace(embedded.embedding, None, form.consent, request=request)
+        return NewFace(embedded.embedding, None, form.consent, request=request, content=_content(probe, form))
     face = await _largest(faces, probe.image)
     crop = _png(face.crop) if form.store_crops else None
-    return NewFace(face.embedding, face.face.quality, form.consent, crop, request)
+    return NewFace(face.embedding, face.face.quality, form.consent, crop, request, _content(probe, form))
+
+
+def _content(probe: Probe, form: Form) -> str:
+    sent = probe.image if probe.image is not None else np.asarray(probe.embedding, "<f8").tobytes()
+    return hashlib.sha256(sent + b"\0" + (form.consent or "").encode()).hexdigest()
 
 
 async def _largest(faces: Faces, image: bytes) -> EmbeddedFace:

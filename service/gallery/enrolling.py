@@ -13,8 +13,10 @@ from service.gallery.sealing import (
     FaceRow,
     SubjectRow,
     combined,
+    content_digest,
     crop_context,
     request_digest,
+    same_content,
     vector_context,
 )
 
@@ -41,6 +43,7 @@ class Enrolling(Rows):
 
         Raises:
             NotFoundError: no such collection.
+            InvalidRequestError: the same request stored something else before; nothing was stored.
             StorageFullError: no room; nothing was stored.
         """
         with self._trail.change():
@@ -116,11 +119,10 @@ class Enrolling(Rows):
         cipher, found = self._vault.cipher(collection.uid), {}
         for index, face in enumerate(faces):
             if face.request is not None:
-                row = self._database.one(
-                    f"SELECT {FACE} FROM faces f WHERE f.request = ?",  # noqa: S608
-                    (request_digest(cipher, person.uid, face.request),),
-                )
+                known_by = request_digest(cipher, person.uid, face.request)
+                row = self._database.one(f"SELECT {FACE}, f.content FROM faces f WHERE f.request = ?", (known_by,))  # noqa: S608
                 if row is not None:
+                    same_content(row[8], cipher, known_by, face.content)
                     found[index] = stored(checked_face(row, person.uid, cipher))
         return found
 
@@ -139,9 +141,10 @@ class Enrolling(Rows):
         quality = None if face.quality is None else float(face.quality)
         row = FaceRow(number, face_id, person.uid, contract, quality, face.consent, has_crop, created_at)
         mac = row.mac(cipher)
+        known_by = None if face.request is None else request_digest(cipher, person.uid, face.request)
         self._database.write(
             "INSERT INTO faces (id, face_id, subject, contract_id, vector, quality, consent, crop, created_at, mac,"
-            " request) VALUES (?,?,?,?,?,?,?,?,?,?,?)",
+            " request, content) VALUES (?,?,?,?,?,?,?,?,?,?,?,?)",
             (
                 number,
                 face_id,
@@ -153,7 +156,8 @@ class Enrolling(Rows):
                 None if face.crop is None else cipher.seal(face.crop, crop_context(face_id)),
                 row.created_at,
                 mac,
-                None if face.request is None else request_digest(cipher, person.uid, face.request),
+                known_by,
+                None if known_by is None else content_digest(cipher, known_by, face.content),
             ),
         )
         return number, stored(row), mac

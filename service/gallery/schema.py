@@ -115,10 +115,12 @@ CREATE TABLE jobs (
     mac BLOB NOT NULL
 ) STRICT;
 """
-# Since version 4. request: by what the caller calls the request for a face, it is known when it comes again. Not
-# covered by the tag: it is made under the key of the collection, and says nothing about whose face it is.
+# Since version 4. request: by what the caller calls the request for a face, it is known when it comes again; content:
+# by what was in it, whether that is the same. Not covered by the tag: they are made under the key of the collection,
+# and say nothing about whose face it is.
 SINCE_4 = """
 ALTER TABLE faces ADD COLUMN request BLOB;
+ALTER TABLE faces ADD COLUMN content BLOB;
 CREATE UNIQUE INDEX faces_by_request ON faces (request) WHERE request IS NOT NULL;
 """
 

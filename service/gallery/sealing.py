@@ -6,11 +6,12 @@ of a collection is the exclusive or of the macs of all its people and faces, and
 mac: a row that went missing, or was put back, changes it. `store` does the same for collections.
 """
 
+import hmac
 from dataclasses import dataclass
 from typing import TypeVar
 
 from service.domain import CollectionSettings, ModelInfo
-from service.errors import StorageError
+from service.errors import InvalidRequestError, StorageError
 from service.security.vault import MAC_BYTES, Cipher
 
 EMPTY = bytes(MAC_BYTES)
@@ -106,6 +107,20 @@ def crop_context(face_id: str) -> bytes:
 def request_digest(cipher: Cipher, subject_uid: str, request: str) -> bytes:
     """By which a request about a person is known when it comes again."""
     return cipher.mac("request", subject_uid, request)
+
+
+def content_digest(cipher: Cipher, request: bytes, content: str) -> bytes:
+    """By which it is known whether it asks for the same thing again."""
+    return cipher.mac("content", request.hex(), content)
+
+
+def same_content(known: bytes | None, cipher: Cipher, request: bytes, content: str) -> None:
+    """Raises InvalidRequestError where a request that was answered before comes again with something else in it."""
+    if known is None or not hmac.compare_digest(bytes(known), content_digest(cipher, request, content)):
+        raise InvalidRequestError(
+            "this idempotency_key was used for another photo or another consent of this person; nothing was stored",
+            field="idempotency_key",
+        )
 
 
 def checked(row: R, mac: bytes, cipher: Cipher) -> R:

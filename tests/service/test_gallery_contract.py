@@ -94,6 +94,20 @@ def test_a_request_that_comes_again_stores_nothing_twice(gallery: Gallery) -> No
     assert (gallery.collection("lab").faces, gallery.search("lab", CONTRACT, vectors[0], 5)[1]) == (7, 7)
 
 
+def test_a_request_that_comes_again_with_something_else_in_it_is_refused(gallery: Gallery) -> None:
+    (face,) = new_faces(units(1, 1))
+    first = replace(face, request="0 of a", content="this")
+    (stored,) = gallery.enrol("lab", CONTRACT, "Ann", [first])
+
+    with pytest.raises(InvalidRequestError, match="idempotency_key") as refused:
+        gallery.enrol("lab", CONTRACT, "Ann", [replace(face, request=None), replace(first, content="that")])
+
+    assert refused.value.details["field"] == "idempotency_key"
+    assert gallery.collection("lab").faces == 1  # and none of those beside it
+    assert gallery.enrol("lab", CONTRACT, "Ann", [first]) == [stored]
+    assert gallery.enrol("lab", CONTRACT, "Bob", [replace(first, content="that")]) != [stored]
+
+
 def test_what_was_erased_since_is_stored_anew_by_the_same_request(gallery: Gallery) -> None:
     def enrol() -> str:
         (face,) = new_faces(units(1, 1))

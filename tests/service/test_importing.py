@@ -356,6 +356,25 @@ def test_crops_of_insightface_server_are_enrolled_and_found_again(
     assert found.candidates[0].similarity > 0.8
 
 
+def test_rows_of_any_type_are_a_line_each_and_no_command_to_a_terminal(
+    server: LiveServer, client: Client, insightface: Path
+) -> None:
+    with closing(sqlite3.connect(insightface)) as db, db:
+        db.execute("INSERT INTO persons VALUES ('employees', 'p\x1b]0;x\x07', 'Eve', NULL)")
+        rows = (("t1", None, "text"), ("t2", None, 7), ("t3", "a\0b", None), ("t4", b"blob", None), (b"t5", "x", None))
+        for face, path, crop in (*rows, ("t6", None, None)):
+            row = (face, "p\x1b]0;x\x07", b"", b"\xff", path, crop)
+            db.execute("INSERT INTO face_samples VALUES (?, 'employees', ?, ?, ?, ?, ?)", row)
+
+    done = _import(server, "insightface", insightface, "--from", "employees")
+
+    assert done.exit_code == 0, done.output
+    assert "enrolled: 2 photos; 2 people" in done.stdout
+    assert all(f"t{number}" in done.stderr for number in range(1, 6))
+    assert not {"\x1b", "\x07", "\0"} & {*done.stderr, *done.stdout}
+    assert "  p\\x1b]0;x\\x07 (1)" in done.stdout
+
+
 def test_people_may_be_called_by_their_names_and_a_dry_run_enrols_nobody(
     server: LiveServer, client: Client, insightface: Path
 ) -> None:

@@ -88,7 +88,10 @@ def test_a_gallery_of_version_3_goes_on_and_knows_requests(tmp_path: Path) -> No
         gallery.put_collection("lab", CollectionSettings("door"), MODEL)
         (first,) = gallery.enrol("lab", MODEL.contract_id, "Ann", new_faces(units(1, 1)))
     with closing(sqlite3.connect(folder / "gallery.sqlite3")) as db, db:
-        db.executescript("DROP INDEX faces_by_request; ALTER TABLE faces DROP COLUMN request; PRAGMA user_version = 3")
+        db.executescript(
+            "DROP INDEX faces_by_request; ALTER TABLE faces DROP COLUMN request;"
+            "ALTER TABLE faces DROP COLUMN content; PRAGMA user_version = 3"
+        )
 
     for _ in range(2):
         with closing(open_gallery(folder)) as gallery:

@@ -99,7 +99,8 @@ def test_a_database_of_the_version_before_is_brought_up_to_date_with_its_people(
     gallery.close()
     home.execute(
         "DROP TABLE contracts, jobs; ALTER TABLE collections DROP COLUMN place;"
-        " ALTER TABLE faces ALTER COLUMN code SET NOT NULL, ALTER COLUMN vector SET NOT NULL, DROP COLUMN request;"
+        " ALTER TABLE faces ALTER COLUMN code SET NOT NULL, ALTER COLUMN vector SET NOT NULL,"
+        " DROP COLUMN request, DROP COLUMN content;"
         " UPDATE store SET version = 1"
     )
 

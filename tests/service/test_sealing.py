@@ -39,7 +39,7 @@ TAMPERINGS = [
     "UPDATE store SET keys_tally = zeroblob(16), sealed_to = 3",
     "DELETE FROM store",
     "INSERT INTO faces SELECT 99, 'new', subject, contract_id, vector, quality, consent, crop, created_at, mac,"
-    " NULL FROM faces WHERE id = 1",
+    " NULL, NULL FROM faces WHERE id = 1",
 ]
 
 

@@ -46,7 +46,7 @@ class _Running:
             answer = self._get("/faces", page=len(pages), size=_PAGE)
             try:
                 page = answer.json()
-                total = int(page["total_pages"])
+                total = int(page["total_pages"]) if page["faces"] else 0  # whatever is promised after an empty page
             except (ValueError, KeyError, TypeError) as error:
                 raise InvalidRequestError(f"{answer.url} does not answer as CompreFace 0.6 or later does") from error
             pages.append(page)

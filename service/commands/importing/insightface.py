@@ -69,7 +69,9 @@ def _people(db: sqlite3.Connection, database: Path, files: Path, collection: str
     photos, vectors, problems = [], Counter[str](), list[str]()
     for row in rows:
         name = row["named"]
-        if not isinstance(name, str) or not name:
+        if not isinstance(row["id"], str):
+            problems.append(f"face {row['id']!r}: its id is no text")
+        elif not isinstance(name, str) or not name:
             problems.append(f"face {row['id']}: person {row['person_id']!r} has no {named_by}")
         elif row["in_file"] or row["crop_path"]:
             stored: Callable[[], bytes | None] = (
@@ -90,7 +92,10 @@ def _from_database(database: Path, face: str) -> bytes | None:
 
 
 def _from_file(files: Path, crop_path: str) -> bytes | None:
-    path = (files / crop_path).resolve()
+    try:
+        path = (files / crop_path).resolve()
+    except (ValueError, TypeError) as error:  # a NUL, or no text at all
+        raise BadRecordError(f"its crop {crop_path!r} is no path") from error
     if not path.is_relative_to(files):  # a file that was made up could name any other
         raise BadRecordError(f"its crop {crop_path!r} lies outside of {files}")
     try:
@@ -110,6 +115,8 @@ def restored(stored: Callable[[], bytes | None], box: str) -> bytes:
         raise BadRecordError(f"its crop cannot be read: {error}") from error
     if not crop:
         raise NoPhotoError
+    if not isinstance(crop, bytes):
+        raise BadRecordError("its crop is no image of 112 x 112 pixels")
     pixels = cv2.imdecode(np.frombuffer(crop, np.uint8), cv2.IMREAD_COLOR) if len(crop) < 2**20 else None
     if pixels is None or pixels.shape[:2] != (_SIDE, _SIDE):
         raise BadRecordError("its crop is no image of 112 x 112 pixels")
@@ -122,7 +129,7 @@ def _proportions(box: str) -> tuple[int, int]:
     try:
         pixels = json.loads(box)["pixels"]
         ratio = float(pixels["width"]) / float(pixels["height"])
-    except (ValueError, KeyError, TypeError, ZeroDivisionError):
+    except (ValueError, KeyError, TypeError, ZeroDivisionError, RecursionError):
         return _SIDE, _SIDE
     ratio = min(max(ratio, 0.25), 4.0) if ratio > 0 else 1.0
     return (_SIDE, round(_SIDE / ratio)) if ratio < 1 else (round(_SIDE * ratio), _SIDE)

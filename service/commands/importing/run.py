@@ -130,7 +130,12 @@ def _read(source: Source, tally: _Tally) -> Iterator[tuple[str, str, bytes]]:
 
 
 def _skip(problem: str) -> None:
-    click.echo(f"skipped: {' '.join(problem.split())}", err=True)
+    click.echo(f"skipped: {_plain(' '.join(problem.split()))}", err=True)
+
+
+def _plain(text: str) -> str:
+    """Names of a source may hold anything, and some characters are commands to a terminal."""
+    return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in text)
 
 
 def _short(error: FacesphereError) -> str:
@@ -149,12 +154,14 @@ def _summary(source: Source, tally: _Tally, dry: bool) -> None:
     beside = sum(tally.vectors.values()) - sum(lost.values())
     if lost:
         click.echo(
-            f"not importable: {len(lost)} people of whom there are only vectors of {source.model}"
+            f"not importable: {len(lost)} people of whom there are only vectors of {_plain(source.model)}"
             f" ({sum(lost.values())} of them); enrol them from new photos:"
         )
         for name in sorted(lost)[:_LISTED]:
-            click.echo(f"  {name} ({lost[name]})")
+            click.echo(f"  {_plain(name)} ({lost[name]})")
         if len(lost) > _LISTED:
             click.echo(f"  and {len(lost) - _LISTED} others")
     if beside:
-        click.echo(f"left out: {beside} vectors of {source.model} without a photo, of people who have other photos")
+        click.echo(
+            f"left out: {beside} vectors of {_plain(source.model)} without a photo, of people who have other photos"
+        )

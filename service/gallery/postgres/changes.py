@@ -28,11 +28,18 @@ from service.gallery.postgres.rows import (
 from service.gallery.postgres.schema import make_partition
 from service.gallery.postgres.trail import PostgresTrail
 from service.gallery.postgres.vectors import Vectors
-from service.gallery.sealing import FaceRow, SubjectRow, crop_context, request_digest
+from service.gallery.sealing import (
+    FaceRow,
+    SubjectRow,
+    content_digest,
+    crop_context,
+    request_digest,
+    same_content,
+)
 
 WRITING = " FOR NO KEY UPDATE"
 _ERASING = " FOR UPDATE"
-_INSERT_FACE = f"({FACE_COLUMNS}) VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s::halfvec, %s, %s, %s)"
+_INSERT_FACE = f"({FACE_COLUMNS}) VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s::halfvec, %s, %s, %s, %s)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,11 +133,13 @@ class Changes:
         found: dict[int, StoredFace] = {}
         for index, face in enumerate(faces):
             if person is not None and face.request is not None:
+                known_by = request_digest(cipher, person.uid, face.request)
                 rows = self._database.read(
-                    f"SELECT {FACE} FROM faces_{row.id} f WHERE f.collection = %s AND f.request = %s",  # noqa: S608
-                    (row.id, request_digest(cipher, person.uid, face.request)),
+                    f"SELECT {FACE}, f.content FROM faces_{row.id} f WHERE f.collection = %s AND f.request = %s",  # noqa: S608
+                    (row.id, known_by),
                 )
                 if rows:
+                    same_content(rows[0][8], cipher, known_by, face.content)
                     found[index] = stored(checked_face(rows[0], person.uid, cipher))
         return found
 
@@ -247,7 +256,8 @@ class Changes:
             beside = (None, None) if row.number else (vector.code, vector.vector)
             request = given.face.request
             known_by = None if request is None else request_digest(cipher, person.uid, request)
-            values.append((row.id, person.id, face.id, *about, mac, *beside, sealed_crop, known_by))
+            content = None if known_by is None else content_digest(cipher, known_by, given.face.content)
+            values.append((row.id, person.id, face.id, *about, mac, *beside, sealed_crop, known_by, content))
         self._database.write_many(f"INSERT INTO faces_{row.id} {_INSERT_FACE}", values)
         if row.number:
             self._vectors.put(row.place, [(face.id, each) for face, each in zip(rows, vectors, strict=True)])

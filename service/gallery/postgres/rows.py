@@ -20,7 +20,8 @@ COLLECTION = (
 SUBJECT = "s.id, s.uid, s.name, s.created_at, s.mac"
 FACE = "f.id, f.face_id, f.contract_id, f.quality, f.consent, f.crop IS NOT NULL, f.created_at, f.mac"
 FACE_COLUMNS = (
-    "collection, subject, id, face_id, contract_id, quality, consent, created_at, mac, code, vector, crop, request"
+    "collection, subject, id, face_id, contract_id, quality, consent, created_at, mac, code, vector, crop, request,"
+    " content"
 )
 
 

@@ -141,9 +141,10 @@ CREATE TABLE jobs (
     mac bytea NOT NULL
 );
 """
-# Since version 3. request: as in the embedded gallery.
+# Since version 3. request, content: as in the embedded gallery.
 _THIRD = """
 ALTER TABLE faces ADD COLUMN request bytea;
+ALTER TABLE faces ADD COLUMN content bytea;
 CREATE UNIQUE INDEX faces_by_request ON faces (collection, request) WHERE request IS NOT NULL;
 """
 _VERSIONS = (_FIRST, _SECOND, _THIRD)  # what leads from version 0 to 1, from 1 to 2, and so on

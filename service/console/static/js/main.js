@@ -27,7 +27,7 @@ let cleanUp = () => {};
 
 function showPage() {
   const name = location.hash.replace(/^#\//, "");
-  if (!(name in PAGES)) {
+  if (!Object.hasOwn(PAGES, name)) {
     location.replace("#/verify");
     return;
   }
