@@ -192,14 +192,15 @@ class EmbeddedGallery:
         index = self._indexes.get(collection) or self._new_index(model)
         same_contract(collection, model if index.contract_id == model.contract_id else _of(index), contract_id)
         size = len(index)
-        wanted = min(_FACES_A_PERSON * limit, size)
+        wanted = _FACES_A_PERSON * limit
         while True:
             found = index.search(vector, wanted)
             people = self._best_of_people(found, limit)
-            # A person with many faces fills the list: look further until there are enough people, or all there are.
-            if len(people) >= limit or wanted >= size or len(people) == self._records.people(collection):
+            # A person with many faces fills the list: look further until there are enough people, or all there are. How
+            # many that is, what was found says, and not a size from before, to which others may have added.
+            if len(people) >= limit or len(found) < wanted or len(people) == self._records.people(collection):
                 return people, size
-            wanted = min(4 * wanted, size)
+            wanted *= 4
 
     def erase(
         self, collection: str, subject: str | None = None, face_id: str | None = None, actor: str = SYSTEM

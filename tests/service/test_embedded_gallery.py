@@ -51,6 +51,26 @@ def _names(gallery: EmbeddedGallery, probe: np.ndarray, limit: int = 1000) -> li
 # --- searching
 
 
+def test_who_is_enrolled_between_two_steps_of_a_search_takes_nobodys_place(
+    gallery: EmbeddedGallery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    probe = units(0, 1)[0]
+    gallery.put_collection("lab", SETTINGS, MODEL)
+    gallery.enrol("lab", MODEL.contract_id, "Ann", new_faces(near(probe, 1)[None]))
+    index, look = gallery._indexes["lab"], gallery._indexes["lab"].search
+
+    def search(vector: np.ndarray, limit: int) -> list[tuple[int, float]]:
+        if len(index) == 1:
+            gallery.enrol("lab", MODEL.contract_id, "Bob", new_faces(probe[None]))
+        return look(vector, limit)
+
+    monkeypatch.setattr(index, "search", search)
+
+    matches, _ = gallery.search("lab", MODEL.contract_id, probe, 5)
+
+    assert [match.subject for match in matches] == ["Bob", "Ann"]
+
+
 def test_a_face_that_the_records_no_longer_know_is_never_named(gallery: EmbeddedGallery) -> None:
     probe = units(1, 1)[0]
     _enrol(gallery, {"Ann": probe[None], "Bob": near(probe, 2)[None]})
