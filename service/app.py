@@ -128,10 +128,13 @@ def _first(embedders: "_Embedders", registry: Registry, asked: str | None) -> Lo
     Raises:
         FaceError: neither can, or the one that was asked for by name.
     """
+    loaded = None
     try:
         loaded = embedders.load(asked)
         check_decides(loaded.faces)
     except (CalibrationError, InvalidBundleError, ModelNotFoundError) as error:
+        if loaded is not None:
+            loaded.close()
         previous = registry.previous("embedder") if asked is None else None
         if previous is None:
             raise

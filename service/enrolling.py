@@ -82,15 +82,20 @@ async def _new_face_or_error(faces: Faces, probe: Probe, form: Form, index: int)
 async def _new_face(faces: Faces, probe: Probe, form: Form, request: str | None) -> NewFace:
     if probe.image is None:
         embedded = await faces.embed_probe(probe)
-        return NewFace(embedded.embedding, None, form.consent, request=request, content=_content(probe, form))
+        return NewFace(embedded.embedding, None, form.consent, None, request, await _content(probe, form))
     face = await _largest(faces, probe.image)
     crop = _png(face.crop) if form.store_crops else None
-    return NewFace(face.embedding, face.face.quality, form.consent, crop, request, _content(probe, form))
+    return NewFace(face.embedding, face.face.quality, form.consent, crop, request, await _content(probe, form))
 
 
-def _content(probe: Probe, form: Form) -> str:
+async def _content(probe: Probe, form: Form) -> str:
+    """What tells one enrolment from another under the same key; of a large photo it takes milliseconds."""
+    if form.idempotency_key is None:
+        return ""
     sent = probe.image if probe.image is not None else np.asarray(probe.embedding, "<f8").tobytes()
-    return hashlib.sha256(sent + b"\0" + (form.consent or "").encode()).hexdigest()
+    digest = hashlib.sha256(hashlib.sha256((form.consent or "").encode()).digest())
+    await asyncio.to_thread(digest.update, sent)
+    return digest.hexdigest()
 
 
 async def _largest(faces: Faces, image: bytes) -> EmbeddedFace:
