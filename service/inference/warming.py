@@ -15,9 +15,8 @@ def warm_up(
 ) -> int:
     """Run a network in its usual sizes.
 
-    Plain kernels on a processor cost as much a crop in a batch as alone, or more where eight crops leave its cache: on
-    an AMD EPYC the default embedder took 17.5 ms a crop in batches of 8, 14.7 alone. What is compiled for a processor,
-    and any accelerator, gains.
+    Plain kernels on a processor cost as much a crop in a batch as alone, or more where eight crops leave its cache
+    (benchmarks/embedders.py). What is compiled for a processor, and any accelerator, gains.
 
     Args:
         run: runs a batch of some size.
