@@ -3,8 +3,8 @@
 import asyncio
 import math
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -15,6 +15,7 @@ from models.image import Pixels
 from models.preprocess import l2_normalize
 from service.domain import (
     Criterion,
+    CroppedPhoto,
     EmbeddedFace,
     EmbeddedPhoto,
     EmbeddedProbe,
@@ -29,8 +30,9 @@ from service.domain import (
 from service.errors import ContractMismatchError, FaceNotFoundError, InvalidRequestError
 from service.inference.batcher import Batcher
 from service.inference.finder import FaceFinder
+from service.inference.pipeline import in_two_stages
 from service.inference.pool import Pool
-from service.inference.urgency import Urgency, in_bulk, urgency
+from service.inference.urgency import Urgency, in_bulk
 from service.metrics import Metrics
 
 
@@ -82,10 +84,15 @@ class Faces:
         Raises:
             FaceError: the bytes are no acceptable image, or the server is overloaded.
         """
-        photo = await self._pool.run(self._finder.whole if aligned else self._finder.find, data)
-        chosen = photo.faces[:1] if select == "largest" else photo.faces
-        vectors = await self._vectors([item.crop for item in chosen])
-        faces = [EmbeddedFace(item.face, item.crop, vector) for item, vector in zip(chosen, vectors, strict=True)]
+        cut = partial(self._finder.whole if aligned else self._finder.find, data)
+        count = 1 if select == "largest" else None
+
+        def crops(photo: CroppedPhoto) -> list[Pixels]:
+            return [each.crop for each in photo.faces[:count]]
+
+        photo, vectors = await asyncio.wrap_future(in_two_stages(self._pool, cut, crops, self._batcher))
+        found = zip(photo.faces[:count], vectors, strict=True)
+        faces = [EmbeddedFace(each.face, each.crop, vector) for each, vector in found]
         return EmbeddedPhoto(photo.width, photo.height, faces)
 
     async def embed_batch(self, images: Sequence[bytes], select: Select = "all") -> list[EmbeddedPhoto | FaceError]:
@@ -172,13 +179,6 @@ class Faces:
         futures = self._batcher.submit([self._finder.stored(each) for each in crops], Urgency(bulk))
         return [future.result() for future in futures]
 
-    async def _vectors(self, crops: Sequence[Pixels]) -> list[Vector]:
-        futures = self._batcher.submit(crops, urgency())
-        try:
-            return await asyncio.gather(*(asyncio.wrap_future(future) for future in futures))
-        finally:
-            _cancel_all(futures)
-
     async def _embed_or_error(self, data: bytes, select: Select) -> EmbeddedPhoto | FaceError:
         try:
             return await self.embed(data, select)
@@ -221,8 +221,3 @@ def cosine(a: Vector, b: Vector) -> float:
 def angle_degrees(similarity: float) -> float:
     """Angle between two unit vectors, 0..180 degrees."""
     return math.degrees(math.acos(max(-1.0, min(1.0, similarity))))
-
-
-def _cancel_all(futures: Sequence[Future[Vector]]) -> None:
-    for future in futures:
-        future.cancel()

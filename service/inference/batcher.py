@@ -108,7 +108,7 @@ class Batcher(Generic[Item, Result]):
                 raise NotReadyError("the server is stopping")
             self._admit(len(items), urgency, now)
             self._line.add(entries)
-            self._crew.changed.notify(len(items))
+            self._crew.wake(len(items))
         return [entry.future for entry in entries]
 
     def close(self) -> None:

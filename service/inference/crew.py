@@ -64,6 +64,7 @@ class Crew:
         self._queues: list[Queue] = []
         self._busy = 0
         self._closed = False
+        self._here = threading.local()
         self._workers = [threading.Thread(target=self._work, name=f"{name}-{i}", daemon=True) for i in range(threads)]
         for worker in self._workers:
             worker.start()
@@ -77,6 +78,13 @@ class Crew:
         """A queue that is empty and stays so: what it works with is given free."""
         with self.changed:
             self._queues = [each for each in self._queues if each is not queue]
+
+    def wake(self, items: int) -> None:
+        """There is more to do; the lock is held."""
+        if getattr(self._here, "looks_next", False):  # for one item no other thread has to be woken
+            self._here.looks_next = False
+            items -= 1
+        self.changed.notify(items)
 
     @property
     def idle(self) -> int:
@@ -105,7 +113,9 @@ class Crew:
                 job.done()
                 if self._closed:
                     self.changed.notify_all()
+            self._here.looks_next = True
             job.deliver()
+            self._here.looks_next = False
 
     def _next(self) -> Job | None:
         """Wait for work; None means closed and drained."""

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
+from concurrent.futures import Future
 from functools import partial
 from typing import Any, ParamSpec, TypeVar, cast
 
@@ -36,8 +37,12 @@ class Pool:
             OverloadedError: all places are taken.
             NotReadyError: closed.
         """
-        (future,) = self._calls.submit([partial(function, *args, **kwargs)], self._urgency())
-        return cast(T, await asyncio.wrap_future(future))
+        return await asyncio.wrap_future(self.start(partial(function, *args, **kwargs)))
+
+    def start(self, function: Callable[[], T]) -> Future[T]:
+        """As `run`, for those who do not wait in an event loop; cancelling the future frees the place."""
+        (future,) = self._calls.submit([function], self._urgency())
+        return cast("Future[T]", future)
 
     def close(self) -> None:
         """Finish what was accepted, then stop."""
