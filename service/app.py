@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import uvicorn
+import uvloop
 from fastapi import FastAPI
 
 from models import zoo
@@ -226,7 +227,8 @@ def serve(settings: Settings) -> None:
         registry = open_registry(settings, log.info)
         inference = open_things.enter_context(contextlib.closing(build_inference(settings, registry, tracer)))
         server = _Server(settings, registry, gallery, keys, access, inference, http_socket)
-        asyncio.run(server.run())
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(server.run())
 
 
 def _tracer(settings: Settings) -> Tracer:
