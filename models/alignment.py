@@ -5,6 +5,7 @@ in training.
 """
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import cv2
 import numpy as np
@@ -50,9 +51,16 @@ class Template:
 
     @property
     def points(self) -> Points:
-        """Landmarks in crop pixels, float64 (5, 2)."""
-        points, _, height = _TEMPLATES[self.name]
-        return np.asarray(points, dtype=np.float64) * (self.height / height)
+        """Landmarks in crop pixels, float64 (5, 2), read-only."""
+        return _points(self.name, self.height)
+
+
+@lru_cache
+def _points(name: str, crop_height: int) -> Points:
+    points, _, height = _TEMPLATES[name]
+    scaled: Points = np.asarray(points, dtype=np.float64) * (crop_height / height)
+    scaled.setflags(write=False)
+    return scaled
 
 
 def of_shape(width: int, height: int) -> Template:

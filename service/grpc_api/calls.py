@@ -26,6 +26,7 @@ from service.tracing import Answer
 log = logging.getLogger("facesphere.grpc")
 M = TypeVar("M")
 T = TypeVar("T")
+Headers = dict[str, str]
 Context = Any  # grpc.aio.ServicerContext is generic over the messages of each RPC
 
 # A status travels as metadata, of which clients take 8 KiB, and a character takes up to 12 bytes there. Over the limit,
@@ -44,6 +45,7 @@ class Calls:
     def __init__(self, access: Access, metrics: Metrics, budget: Budget, timeout_s: float) -> None:
         self._access = access
         self._metrics = metrics
+        self._open = metrics.open.labels("grpc")
         self._budget = budget
         self._timeout_s = timeout_s
 
@@ -53,15 +55,16 @@ class Calls:
         Raises:
             grpc.aio.AbortError: with the status of the error, after the key was refused or the work failed.
         """
-        request_id = _request_id(context)
+        headers = _metadata(context)
+        request_id = _request_id(headers)
 
         async def authorized() -> T:
-            self._authorize(name, context)
+            self._authorize(name, headers)
             return await self._limited(name, received, work, context.time_remaining())
 
         try:
-            with self._metrics.open.labels("grpc").track_inprogress():
-                return await self._counted(name, request_id, context, authorized)
+            with self._open.track_inprogress():
+                return await self._counted(name, request_id, headers, authorized)
         except FaceError as error:
             await _abort(context, error, request_id)
 
@@ -75,15 +78,16 @@ class Calls:
         Raises:
             grpc.aio.AbortError: the key was refused, or bytes came that are no request.
         """
-        began, request_id = time.perf_counter(), _request_id(context)
+        began, headers = time.perf_counter(), _metadata(context)
+        request_id = _request_id(headers)
 
         def begin(received: Received[M]) -> Awaitable[T]:
             received.decoded()  # what cannot be decoded has no id to answer by: it ends the stream
-            return self._item(name, request_id, context, received, work, failed)
+            return self._item(name, request_id, headers, received, work, failed)
 
         try:
-            with self._metrics.open.labels("grpc").track_inprogress():
-                self._authorize(name, context)
+            with self._open.track_inprogress():
+                self._authorize(name, headers)
                 await _answer_all(context, begin)
         except FaceError as error:
             self._metrics.observe("grpc", name, error.code, time.perf_counter() - began)
@@ -93,23 +97,23 @@ class Calls:
         self,
         name: str,
         request_id: str,
-        context: Context,
+        headers: Headers,
         received: Received[M],
         work: Callable[[M], Awaitable[T]],
         failed: Callable[[M, pb.Error], T],
     ) -> T:
         async def authorized() -> T:
-            self._authorize(name, context)  # anew: a key that was revoked ends what its streams do
+            self._authorize(name, headers)  # anew: a key that was revoked ends what its streams do
             return await self._limited(name, received, work)  # the deadline of a stream is not that of its items
 
         try:
-            return await self._counted(name, request_id, context, authorized)
+            return await self._counted(name, request_id, headers, authorized)
         except FaceError as error:
             return failed(received.decoded(), pb.Error(code=error.code, message=_cut(error.message)))
 
-    async def _counted(self, name: str, request_id: str, context: Context, action: Callable[[], Awaitable[T]]) -> T:
+    async def _counted(self, name: str, request_id: str, headers: Headers, action: Callable[[], Awaitable[T]]) -> T:
         """Count the outcome, before the caller hears of it; whatever fails is raised as a FaceError."""
-        with self._metrics.request("grpc", _metadata(context), request_id) as answer:
+        with self._metrics.request("grpc", headers, request_id) as answer:
             # A caller who hangs up cancels this, which is neither an error nor an answer.
             _describe(answer, name, "cancelled", grpc.StatusCode.CANCELLED)
             try:
@@ -123,8 +127,8 @@ class Calls:
                     raise
                 raise error from problem
 
-    def _authorize(self, name: str, context: Context) -> None:
-        act_as(self._access.check(_metadata(context).get("authorization"), _OPERATIONS.get(name, name)))
+    def _authorize(self, name: str, headers: Headers) -> None:
+        act_as(self._access.check(headers.get("authorization"), _OPERATIONS.get(name, name)))
 
     async def _limited(
         self, name: str, received: Received[M], work: Callable[[M], Awaitable[T]], left_s: float | None = None
@@ -190,12 +194,12 @@ def _visible(problem: Exception, request_id: str) -> FaceError:
     return FaceError("an unexpected error; the log names the request")
 
 
-def _metadata(context: Context) -> dict[str, str]:
+def _metadata(context: Context) -> Headers:
     return {key: value for key, value in context.invocation_metadata() or () if isinstance(value, str)}
 
 
-def _request_id(context: Context) -> str:
-    asked = _metadata(context).get("x-request-id", "")
+def _request_id(headers: Headers) -> str:
+    asked = headers.get("x-request-id", "")
     request_id = asked if _REQUEST_ID.fullmatch(asked) else uuid.uuid4().hex
     belongs_to(request_id)
     return request_id

@@ -40,18 +40,25 @@ class Decoding(grpc.aio.ServerInterceptor):
 
     def __init__(self, services: tuple[str, ...]) -> None:
         self._prefixes = tuple(f"/{name}/" for name in services)
+        self._handlers: dict[str, Handler] = {}
 
     async def intercept_service(
         self, continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Handler]], details: grpc.HandlerCallDetails
     ) -> Handler:
         """The handler of an RPC, with another way to decode."""
+        known = self._handlers.get(details.method)
+        if known is not None:
+            return known
         handler = await continuation(details)
         if handler is None or not details.method.startswith(self._prefixes):
             return handler
         decode = _decoder(handler.request_deserializer)
         if handler.request_streaming:
-            return grpc.stream_stream_rpc_method_handler(handler.stream_stream, decode, handler.response_serializer)
-        return grpc.unary_unary_rpc_method_handler(handler.unary_unary, decode, handler.response_serializer)
+            ours = grpc.stream_stream_rpc_method_handler(handler.stream_stream, decode, handler.response_serializer)
+        else:
+            ours = grpc.unary_unary_rpc_method_handler(handler.unary_unary, decode, handler.response_serializer)
+        self._handlers[details.method] = ours
+        return ours
 
 
 class Budget:
