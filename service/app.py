@@ -160,18 +160,27 @@ class _Embedders:
         """A model of the registry, warm; the promoted one if none is named."""
         settings, bundle = self._settings, self._registry.resolve("embedder", model_id)
         manifest = bundle.manifest
-        options = SessionOptions(settings.device, Threads.session, manifest.precision, settings.data_dir / "engines")
+        threads = Threads(settings.cores)
+        engines = settings.data_dir / "engines"
+        options = SessionOptions(settings.device, Threads.session, manifest.precision, engines, threads.crew)
         session = Session(bundle.model_path, options)
         most = batch_limit(session.device, settings.max_batch)
         embedder = Embedder(session, manifest, most)
         grey = np.full((embedder.template.height, embedder.template.width, 3), 127, np.uint8)
         max_batch = warm_up(lambda size: embedder.embed([grey] * size), session.device, most)
-        self.crews = self.crews or crews_for(session.device, Threads(settings.cores).crew)
+        self.crews = self.crews or crews_for(session.device, threads.crew)
         batcher: Batcher[Pixels, Vector] = Batcher(
             "embed",
             observed_embed(embed_function(embedder.embed), manifest.id, self._metrics),
-            # A photo was let in by what both stages cost; to refuse its crops would be late and waste the first one.
-            BatcherOptions(max_batch, settings.max_queue, max_delay_s=settings.max_queue_delay_s, predict=False),
+            BatcherOptions(
+                max_batch,
+                settings.max_queue,
+                max_delay_s=settings.max_queue_delay_s,
+                # Where batches pay, photos that wait are looked at first, until their crops are a whole one.
+                full=max_batch,
+                # A photo was let in by what both stages cost: to refuse its crops would be late and waste the first.
+                predict=False,
+            ),
             self.crews[-1],
             tracer=self._metrics.tracer,
         )

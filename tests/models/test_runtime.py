@@ -1,5 +1,6 @@
 """The device that was asked for is the one that is used, or opening fails."""
 
+import json
 import os
 import subprocess
 import sys
@@ -171,12 +172,15 @@ def test_what_a_provider_is_told_is_filled_in_and_of_the_precision_of_the_contra
     given = runtime._provider_options(device, 3, SessionOptions(device, 3, cache=tmp_path / "engines"))
 
     assert not [
-        value for value in given.values() if "{threads}" in value or "{precision}" in value or "{cache}" in value
+        value
+        for value in given.values()
+        for place in ("{all_threads}", "{streams}", "{precision}", "{cache}")
+        if place in value
     ]
     if device == "cuda":
         assert given["use_tf32"] == "0"
     if device == "openvino":
-        assert '"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": "3"' in given["load_config"]
+        assert json.loads(given["load_config"])["CPU"]["INFERENCE_PRECISION_HINT"] == "f32"
     if device == "tensorrt":
         assert (given["trt_fp16_enable"], os.environ["NVIDIA_TF32_OVERRIDE"]) == ("0", "0")
         assert given["trt_engine_cache_path"] == str(tmp_path / "engines")
@@ -184,6 +188,13 @@ def test_what_a_provider_is_told_is_filled_in_and_of_the_precision_of_the_contra
         without = runtime._provider_options(device, 3, SessionOptions(device, 3))
         assert not [name for name in without if "cache" in name]
         monkeypatch.delenv("NVIDIA_TF32_OVERRIDE")
+
+
+def test_openvino_has_a_stream_for_each_run_at_once_with_threads_of_its_own() -> None:
+    given = runtime._provider_options("openvino", 2, SessionOptions("openvino", 2, streams=4))
+    told = json.loads(given["load_config"])["CPU"]
+    assert (told["NUM_STREAMS"], told["INFERENCE_NUM_THREADS"]) == ("4", "8")
+    assert told["ENABLE_CPU_PINNING"] == "NO"  # else two networks are kept to the same cores
 
 
 def test_auto_always_finds_a_device(tmp_path: Path) -> None:
