@@ -11,7 +11,7 @@ from service.gallery.database import Database
 from service.gallery.errands import Errands
 from service.gallery.first_row import FirstRow, State
 from service.gallery.records import Records
-from service.gallery.schema import SCHEMA, SCHEMA_VERSION, SINCE_3, SINCE_4
+from service.gallery.schema import SCHEMA, SCHEMA_VERSION, SINCE_3, SINCE_4, SINCE_5
 from service.gallery.trail import Trail
 from service.security.vault import Vault
 
@@ -32,7 +32,7 @@ def prepare(database: Database, vault: Vault, trail: Trail, errands: Errands) ->
                 trail.add("system", "store.create")
             elif version == 1:
                 _encrypt(database, vault, trail, records)
-            elif version in (2, 3):
+            elif version in (2, 3, 4):
                 _bring_up_to_date(database, version)
                 trail.add("system", "store.migrate", version=SCHEMA_VERSION)
         if version == 1:
@@ -50,7 +50,7 @@ def _make_tables(database: Database, vault: Vault) -> None:
 
 
 def _bring_up_to_date(database: Database, version: int) -> None:
-    for script in (SINCE_3, SINCE_4)[version - 2 :]:
+    for script in (SINCE_3, SINCE_4, SINCE_5)[version - 2 :]:
         for statement in _statements(script):
             database.write(statement)
     database.write(f"PRAGMA user_version = {SCHEMA_VERSION}")

@@ -3,7 +3,7 @@
 import sqlite3
 from pathlib import Path
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 # uid: a random name that means nothing, for logs and receipts. mac: see sealing.py. tally: the macs of all people and
 # faces of a collection together (of all collections, and of all keys, in `store`), so that a row that went missing is
 # noticed. sealed_to and sealed_mac: the newest entry of the audit log that is archived. contract_id of a face: what it
@@ -122,6 +122,12 @@ SINCE_4 = """
 ALTER TABLE faces ADD COLUMN request BLOB;
 ALTER TABLE faces ADD COLUMN content BLOB;
 CREATE UNIQUE INDEX faces_by_request ON faces (request) WHERE request IS NOT NULL;
+"""
+# Since version 5. Row numbers and tags of a collection are read from this index alone: from the rows, which have their
+# vectors in them, it would be every page of the file at each start.
+SINCE_5 = """
+DROP INDEX faces_of_subject;
+CREATE INDEX faces_of_subject ON faces (subject, mac);
 """
 
 

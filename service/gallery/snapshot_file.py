@@ -140,7 +140,7 @@ def _opened(file: BinaryIO, header: Header, cipher: Cipher) -> Faces:
     faces = Faces(np.empty(total, np.int64), np.empty((total, MAC_BYTES), np.uint8), vectors)
     for number, count in enumerate(header.counts):
         try:
-            plain = cipher.open(file.read(header.bytes_of(count)), _context(header, number))
+            plain = memoryview(cipher.open(file.read(header.bytes_of(count)), _context(header, number)))
         except StorageError as error:
             raise UnusableError("it is not what was written") from error
         place, after_rows, after_tags = slice(first, first + count), 8 * count, (8 + MAC_BYTES) * count

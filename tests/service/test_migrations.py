@@ -82,16 +82,22 @@ def test_a_gallery_of_version_1_is_encrypted_at_the_first_start_and_keeps_everyt
     assert not any(files_with(old, needle) for needle in (vectors[0].tobytes(), CROP[:200]))
 
 
-def test_a_gallery_of_version_3_goes_on_and_knows_requests(tmp_path: Path) -> None:
+_BACK_TO = {
+    4: "DROP INDEX faces_of_subject; CREATE INDEX faces_of_subject ON faces (subject);",
+    3: "DROP INDEX faces_by_request; ALTER TABLE faces DROP COLUMN request; ALTER TABLE faces DROP COLUMN content;",
+}
+
+
+@pytest.mark.parametrize("version", [4, 3])
+def test_a_gallery_of_a_version_before_goes_on_and_knows_requests(tmp_path: Path, version: int) -> None:
     folder = tmp_path / "data"
     with closing(open_gallery(folder)) as gallery:
         gallery.put_collection("lab", CollectionSettings("door"), MODEL)
         (first,) = gallery.enrol("lab", MODEL.contract_id, "Ann", new_faces(units(1, 1)))
     with closing(sqlite3.connect(folder / "gallery.sqlite3")) as db, db:
-        db.executescript(
-            "DROP INDEX faces_by_request; ALTER TABLE faces DROP COLUMN request;"
-            "ALTER TABLE faces DROP COLUMN content; PRAGMA user_version = 3"
-        )
+        for each in range(4, version - 1, -1):
+            db.executescript(_BACK_TO[each])
+        db.execute(f"PRAGMA user_version = {version}")
 
     for _ in range(2):
         with closing(open_gallery(folder)) as gallery:
@@ -99,6 +105,8 @@ def test_a_gallery_of_version_3_goes_on_and_knows_requests(tmp_path: Path) -> No
             gallery.enrol("lab", MODEL.contract_id, "Ann", [replace(again, request="0 of a")])
             faces = gallery.subject("lab", "Ann").faces
             assert (faces[0], len(faces)) == (first, 2)
+    with closing(open_gallery(tmp_path / "new")):
+        assert _indexes(folder) == _indexes(tmp_path / "new")
 
 
 def test_a_gallery_of_version_1_that_cannot_be_encrypted_is_left_as_it_was(old: Path) -> None:
@@ -113,6 +121,22 @@ def test_a_gallery_of_version_1_that_cannot_be_encrypted_is_left_as_it_was(old: 
     assert _dump(old) == before
 
 
+def test_tags_are_read_from_an_index_alone(tmp_path: Path) -> None:
+    with closing(open_gallery(tmp_path / "data")):
+        pass
+    with closing(sqlite3.connect(tmp_path / "data" / "gallery.sqlite3")) as db:
+        plan = db.execute(
+            "EXPLAIN QUERY PLAN SELECT f.id, f.mac FROM faces f JOIN subjects s ON s.id = f.subject"
+            " WHERE s.collection = 1"
+        ).fetchall()
+    assert [row[3] for row in plan if " f " in row[3]] == ["SEARCH f USING COVERING INDEX faces_of_subject (subject=?)"]
+
+
 def _dump(folder: Path) -> list[str]:
     with closing(sqlite3.connect(folder / "gallery.sqlite3")) as db:
         return list(db.iterdump())
+
+
+def _indexes(folder: Path) -> set[tuple[str, str]]:
+    with closing(sqlite3.connect(folder / "gallery.sqlite3")) as db:
+        return set(db.execute("SELECT name, sql FROM sqlite_schema WHERE type = 'index' AND sql IS NOT NULL"))
