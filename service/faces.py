@@ -64,6 +64,14 @@ class Faces:
         self.calibration = manifest.calibration
         self.model = ModelInfo(manifest.id, manifest.contract_id, manifest.dimension or 0)
 
+    def check_room(self) -> None:
+        """Whether a photo that came now would be let in.
+
+        Raises:
+            OverloadedError: it would be refused, and why.
+        """
+        self._pool.check_room()
+
     async def detect(self, data: bytes) -> Photo:
         """Faces of a photo, largest first; none is an answer, not an error.
 

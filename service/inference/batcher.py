@@ -111,6 +111,11 @@ class Batcher(Generic[Item, Result]):
             self._crew.wake(len(items))
         return [entry.future for entry in entries]
 
+    def check_room(self, urgency: Urgency) -> None:
+        """Raises OverloadedError where an item that came now would be refused."""
+        with self._crew.changed:
+            self._admit(1, urgency, self._crew.clock())
+
     def close(self) -> None:
         """Take nothing more and finish what is queued."""
         with self._crew.changed:

@@ -1,5 +1,6 @@
 """Those who wait, in two classes: interactive first, bulk behind them. Not locked; its owner does that."""
 
+import math
 from collections import deque
 from collections.abc import Iterable
 from concurrent.futures import Future
@@ -40,6 +41,9 @@ class Line(Generic[Item, Result]):
     def __init__(self) -> None:
         self._interactive: deque[Entry[Item, Result]] = deque()
         self._bulk: deque[Entry[Item, Result]] = deque()
+        # A line that is full is asked with each call that is refused, and is gone through only if that may help.
+        self._some_gave_up = False
+        self._first_deadline = math.inf
 
     def __len__(self) -> int:
         return len(self._interactive) + len(self._bulk)
@@ -63,6 +67,8 @@ class Line(Generic[Item, Result]):
         """At the end of their class."""
         for entry in entries:
             (self._bulk if entry.urgency.bulk else self._interactive).append(entry)
+            self._first_deadline = min(self._first_deadline, entry.urgency.deadline)
+            entry.future.add_done_callback(self._note)
 
     def take(self, most: int, now: float) -> list[Entry[Item, Result]]:
         """The next ones, to be run; those whom nobody waits for are dropped on the way."""
@@ -76,9 +82,16 @@ class Line(Generic[Item, Result]):
 
     def drop_gone(self, now: float) -> None:
         """Free the places of those whom nobody waits for."""
+        if not self._some_gave_up and now < self._first_deadline:
+            return
+        self._some_gave_up, self._first_deadline = False, math.inf
         for line in (self._interactive, self._bulk):
             kept = [entry for entry in line if not entry.future.cancelled()]
             line.clear()
             for entry in kept:
                 if entry.urgency.deadline > now or entry.take(now):
                     line.append(entry)
+                    self._first_deadline = min(self._first_deadline, entry.urgency.deadline)
+
+    def _note(self, future: Future[Result]) -> None:
+        self._some_gave_up = self._some_gave_up or future.cancelled()

@@ -44,6 +44,10 @@ class Pool:
         (future,) = self._calls.submit([function], self._urgency())
         return cast("Future[T]", future)
 
+    def check_room(self) -> None:
+        """Raises OverloadedError where a call that came now would be refused."""
+        self._calls.check_room(self._urgency())
+
     def close(self) -> None:
         """Finish what was accepted, then stop."""
         self._calls.close()

@@ -28,6 +28,7 @@ from service.rest import openapi, routes_admin, routes_faces, routes_models, rou
 from service.rest.console import add_console
 from service.rest.errors import STATUS, error_response
 from service.rest.middleware import BodyLimit, Deadline, RequestId, SameSite, Unexpected, request_id
+from service.rest.room import Room
 from service.security.access import Access, act_as
 from service.served import Served
 from service.tracing import Answer
@@ -83,6 +84,7 @@ def create_app(
     # The last one added is the outermost.
     app.add_middleware(Deadline, seconds=options.request_timeout_s, stopping=stopping)
     app.add_middleware(BodyLimit, max_bytes=options.max_body_bytes, max_pending_bytes=options.max_pending_bytes)
+    app.add_middleware(Room, check=lambda: parts.served.default.check_room(), seconds=options.request_timeout_s)
     app.add_middleware(SameSite, loopback_only=options.loopback_only)
     app.add_middleware(Unexpected)
     app.add_middleware(Measure, metrics=parts.metrics)

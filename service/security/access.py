@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import lru_cache
 
 from limits import RateLimitItem, RateLimitItemPerDay, RateLimitItemPerMinute
 from limits.storage import MemoryStorage
@@ -145,6 +146,7 @@ def check_collection(who: Caller, collection: str) -> None:
         raise PermissionDeniedError(f"this key is not for the collection {collection!r}")
 
 
+@lru_cache(maxsize=256)  # asked with each request, of the few names that the server is called by
 def is_loopback(host: str) -> bool:
     """Whether a server bound to this address is reachable from this machine only."""
     if host == "localhost":
