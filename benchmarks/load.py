@@ -56,7 +56,8 @@ def run_load(load: Load, pid: int = 0) -> dict[str, Any]:
     Clients that wait for each answer begin all at once and end one by one, which is not the state to be measured: of
     theirs, `per_s` is of the good answers that came between a settling time and the end of `seconds`, over that time,
     and `ok_ms` is of the same answers. The settling time is half a second, and at most a quarter of `seconds`. Of
-    arrivals at a rate, both are of all good answers, and `per_s` over `seconds`.
+    arrivals at a rate, both are of all good answers, those after the last arrival too, and `per_s` over `seconds`; what
+    was answered while they came is told as `steady_per_s`.
 
     Returns:
         `count` of all good answers, `per_s`, `codes` of all, medians and 99th percentiles of milliseconds as `ok_ms`
@@ -217,12 +218,15 @@ def _summary(load: Load, run: _Run) -> dict[str, Any]:
     codes = Counter(code for code, _, _ in run.answers)
     good = [(began, ended) for code, began, ended in run.answers if code == "ok"]
     refused = [ended - began for code, began, ended in run.answers if code in ("429", "RESOURCE_EXHAUSTED")]
-    settling = 0.0 if load.rate else min(SETTLE_S, load.seconds / 4)
-    counted = good if load.rate else [each for each in good if run.began + settling <= each[1] < run.ends]
+    settling = min(SETTLE_S, load.seconds / 4)
+    steady = [each for each in good if run.began + settling <= each[1] < run.ends]
+    counted = good if load.rate else steady
+    steady_per_s = len(steady) / (load.seconds - settling)
     late_ms = run.late_s * 1000
     return {
         "count": len(good),
-        "per_s": len(counted) / (load.seconds - settling),
+        "per_s": len(good) / load.seconds if load.rate else steady_per_s,
+        "steady_per_s": steady_per_s,
         "codes": codes,
         "ok_ms": _quantiles([ended - began for began, ended in counted]),
         "refused_ms": _quantiles(refused),
