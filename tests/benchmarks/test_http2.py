@@ -260,3 +260,46 @@ def test_a_server_that_keeps_a_table_all_the_same_is_not_believed() -> None:
     first, second = (encoder.encode([("grpc-status", "8")]) for _ in range(2))
     assert first != second
     assert told(frame(1, 5, 1, first) + frame(1, 5, 3, second), calls=2) == ["RESOURCE_EXHAUSTED", "UNAVAILABLE"]
+
+
+def test_streams_and_windows_are_kept_to_also_when_they_change_during_a_call() -> None:
+    steps = [
+        (b"", [(1, 1, 0), (0, 1, 2)]),  # one call of two, of which two bytes may be sent
+        (frame(4, 0, 0, struct.pack(">HL", 4, 3)), [(0, 1, 1)]),
+        (frame(8, 0, 1, struct.pack(">L", 2)), [(0, 1, 2)]),
+        (frame(4, 0, 0, struct.pack(">HL", 4, 1)), []),  # two less: there is a debt of two
+        (frame(8, 0, 1, struct.pack(">L", 2)), []),
+        (frame(8, 0, 1, struct.pack(">L", 9)), [(0, 1, 1)]),
+        (HEAD + BODY + TRAILERS, [(1, 3, 0), (0, 3, 1)]),
+        (frame(4, 0, 0, struct.pack(">HL", 4, 99)), [(0, 3, 5)]),
+        (frame(1, 4, 3, INITIAL) + frame(0, 0, 3, ANSWER) + frame(1, 5, 3, GOOD), []),
+    ]
+    seen: list[list[tuple[int, int, int]]] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        limits = struct.pack(">HL", 3, 1) + struct.pack(">HL", 4, 2)
+        writer.write(frame(4, 0, 0, limits) + frame(4, 1, 0))
+        await reader.readexactly(24)
+        with contextlib.suppress(asyncio.IncompleteReadError):
+            for kind in (4, 8, 4):  # its settings, its window, its word that it has ours
+                assert (await read(reader))[0] == kind
+            for sent, _ in steps:
+                seen.append([])
+                writer.write(sent + frame(6, 0, 0, b"12345678"))  # whose answer comes after all that there is to come
+                while (got := await read(reader))[0] != 6:
+                    if got[0] != 4:
+                        seen[-1].append(got)
+        writer.close()
+
+    async def read(reader: asyncio.StreamReader) -> tuple[int, int, int]:
+        high, low, kind, _, stream = struct.unpack(">HBBBL", await reader.readexactly(9))
+        await reader.readexactly(high << 8 | low)
+        return kind, stream, (high << 8 | low) if kind == 0 else 0
+
+    async def run() -> list[str]:
+        server = await asyncio.start_server(serve, "127.0.0.1", 0)
+        async with server, client(f"127.0.0.1:{server.sockets[0].getsockname()[1]}", 5) as made:
+            return await asyncio.gather(code(made), code(made))
+
+    assert asyncio.run(run()) == ["ok", "ok"]
+    assert seen[: len(steps)] == [expected for _, expected in steps]
