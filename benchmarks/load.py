@@ -9,19 +9,27 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Awaitable, Callable
+from collections import Counter
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import grpc
+import http1
+import http2
 import numpy as np
 import psutil
 
 ROOT = Path(__file__).parents[1]
 GRACE_S = 20.0
-Answer = tuple[str, float]
-Call = Callable[[], Awaitable[str]]
+CONNECTIONS = 4
+EMBED = "/face_embedding.v1.FaceEmbedding/Embed"
+SETTLE_S = 0.5
+TICK_S = 0.002
+LATE_MS = 20.0
+Answer = tuple[str, float, float]
+Done = http2.Done
+Client = http1.Client | http2.Client
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,9 +53,17 @@ class Load:
 def run_load(load: Load, pid: int = 0) -> dict[str, Any]:
     """Run one in a process of its own.
 
+    Clients that wait for each answer begin all at once and end one by one, which is not the state to be measured: of
+    theirs, `per_s` is of the good answers that came between a settling time and the end of `seconds`, over that time,
+    and `ok_ms` is of the same answers. The settling time is half a second, and at most a quarter of `seconds`. Of
+    arrivals at a rate, both are of all good answers, those after the last arrival too, and `per_s` over `seconds`; what
+    was answered while they came is told as `steady_per_s`.
+
     Returns:
-        `count` and `per_s` of good answers, `codes` of all, quantiles of milliseconds by outcome, `load_cores` that the
-        load itself took; with the `pid` of the server, the milliseconds of a core that each answer cost it as `cpu_ms`.
+        `count` of all good answers, `per_s`, `codes` of all, medians and 99th percentiles of milliseconds as `ok_ms`
+        and, of all that were refused, `refused_ms`; `load_cores` that the load itself took; `late_ms` if arrivals were
+        more than 20 ms later than their rate has them, by which the load was slow and not the server. With the `pid` of
+        the server, what each answer of all cost it as `cpu_ms`, milliseconds of a core.
     """
     before = cpu_seconds(pid)
     command = [sys.executable, str(Path(__file__)), json.dumps(asdict(load))]
@@ -112,119 +128,109 @@ def _run_served(load: Load) -> dict[str, Any]:
 
 
 async def _served(load: Load, bodies: list[bytes]) -> dict[str, Any]:
-    answers: list[Answer] = []
-    async with _Caller(load) as caller:
-        await asyncio.gather(*(caller.call(bodies[n % len(bodies)], n) for n in range(load.clients)))  # connect
-        began, used = time.perf_counter(), time.process_time()
-        ends = began + load.seconds
-        if load.rate:
-            await _arrivals(load, caller, bodies, ends, answers)
-        else:
-            clients = (_client(caller, bodies, number, ends, answers) for number in range(load.clients))
-            await asyncio.gather(*clients)
-        seconds, used = time.perf_counter() - began, time.process_time() - used
-    return _summary(answers, load.seconds if load.rate else seconds) | {"used_s": used}
+    client, requests = _client(load, bodies)
+    await client.open()
+    try:
+        await _Run(load, client, requests).connect()
+        run = _Run(load, client, requests)
+        used = time.process_time()
+        await (run.arrivals() if load.rate else run.clients())
+        used = time.process_time() - used
+    finally:
+        await client.close()
+    return _summary(load, run) | {"used_s": used}
 
 
-async def _client(caller: "_Caller", bodies: list[bytes], number: int, ends: float, answers: list[Answer]) -> None:
-    turn = number
-    while time.perf_counter() < ends:
-        answers.append(await caller.timed(bodies[turn % len(bodies)], number))
-        turn += 1
+def _client(load: Load, bodies: list[bytes]) -> tuple[Client, list[bytes]]:
+    """Of the protocol, with the bytes of each request."""
+    if load.protocol == "grpc":
+        from service.pb.face_embedding.v1 import face_embedding_pb2 as pb
+
+        requests = [pb.EmbedRequest(image=body, aligned=load.aligned).SerializeToString() for body in bodies]
+        connections = min(CONNECTIONS, load.clients)
+        client = http2.Client(load.address, EMBED, load.deadline_s, connections)
+        return client, [http2.framed(request) for request in requests]
+    query = "?aligned=true&encoding=base64" if load.aligned else "?encoding=base64"
+    head = f"POST /embed{query} HTTP/1.1\r\nhost: {load.address}\r\ncontent-type: image/jpeg\r\n".encode()
+    return http1.Client(load.address, load.deadline_s + GRACE_S), [
+        head + b"content-length: %d\r\n\r\n" % len(body) + body for body in bodies
+    ]
 
 
-async def _arrivals(load: Load, caller: "_Caller", bodies: list[bytes], ends: float, answers: list[Answer]) -> None:
-    """One after another at the rate, whether or not the ones before were answered."""
-    tasks, turn, began = set(), 0, time.perf_counter()
-    while (now := time.perf_counter()) < ends:
-        while turn <= (now - began) * load.rate:
-            tasks.add(asyncio.ensure_future(caller.timed(bodies[turn % len(bodies)], turn % load.clients)))
-            turn += 1
-        await asyncio.sleep(0.002)
-    answers.extend(await asyncio.gather(*tasks))
+class _Run:
+    """The calls of one load, and what became of them."""
+
+    def __init__(self, load: Load, client: Client, requests: list[bytes]) -> None:
+        self._load, self._client, self._requests = load, client, requests
+        self._under_way = 0
+        self._idle = asyncio.Event()
+        self.answers: list[Answer] = []
+        self.late_s = 0.0
+        self.began = time.perf_counter()
+        self.ends = self.began + load.seconds
+
+    async def connect(self) -> None:
+        """One call of each client."""
+        for number in range(self._load.clients):
+            self._call(number, number, self._end)
+        await self._drained()
+
+    async def clients(self) -> None:
+        """Each calls as soon as it has the answer before."""
+        for number in range(self._load.clients):
+            self._call(number, number, partial(self._again, number, number))
+        await self._drained()
+
+    async def arrivals(self) -> None:
+        """One after another at the rate, whether or not the ones before were answered."""
+        rate, clients, turn = self._load.rate, self._load.clients, 0
+        while (now := time.perf_counter()) < self.ends:
+            since = now - self.began
+            self.late_s = max(self.late_s, since - turn / rate)
+            while turn <= since * rate:
+                self._call(turn, turn % clients, self._end)
+                turn += 1
+            await asyncio.sleep(TICK_S)
+        await self._drained()
+
+    def _call(self, turn: int, number: int, done: Done) -> None:
+        self._under_way += 1
+        self._client.call(number, self._requests[turn % len(self._requests)], done)
+
+    def _again(self, turn: int, number: int, code: str, began: float, ended: float) -> None:
+        if ended < self.ends:
+            self._call(turn + 1, number, partial(self._again, turn + 1, number))
+        self._end(code, began, ended)
+
+    def _end(self, code: str, began: float, ended: float) -> None:
+        self.answers.append((code, began, ended))
+        self._under_way -= 1
+        if not self._under_way:
+            self._idle.set()
+
+    async def _drained(self) -> None:
+        while self._under_way:
+            self._idle.clear()
+            await self._idle.wait()
 
 
-class _Caller:
-    """Calls over connections that are kept open."""
-
-    def __init__(self, load: Load) -> None:
-        self._load = load
-        self._lines: dict[int, list[tuple[asyncio.StreamReader, asyncio.StreamWriter]]] = {}
-
-    async def __aenter__(self) -> "_Caller":
-        if self._load.protocol == "grpc":
-            from service.pb.face_embedding.v1 import face_embedding_pb2 as pb
-            from service.pb.face_embedding.v1 import face_embedding_pb2_grpc as pb_grpc
-
-            self._pb = pb
-            count = min(4, self._load.clients)
-            options = [("grpc.use_local_subchannel_pool", 1)]
-            self._channels = [grpc.aio.insecure_channel(self._load.address, options) for _ in range(count)]
-            self._stubs = [pb_grpc.FaceEmbeddingStub(channel) for channel in self._channels]
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        if self._load.protocol == "grpc":
-            for channel in self._channels:
-                await channel.close()
-        for line in self._lines.values():
-            for _, writer in line:
-                writer.close()
-
-    async def timed(self, body: bytes, number: int) -> Answer:
-        began = time.perf_counter()
-        code = await self.call(body, number)
-        return code, time.perf_counter() - began
-
-    async def call(self, body: bytes, number: int) -> str:
-        return await (self._grpc(body, number) if self._load.protocol == "grpc" else self._rest(body, number))
-
-    async def _grpc(self, body: bytes, number: int) -> str:
-        request = self._pb.EmbedRequest(image=body, aligned=self._load.aligned)
-        try:
-            await self._stubs[number % len(self._stubs)].Embed(request, timeout=self._load.deadline_s)
-        except grpc.aio.AioRpcError as error:
-            return str(error.code().name)
-        return "ok"
-
-    async def _rest(self, body: bytes, number: int) -> str:
-        free = self._lines.setdefault(number, [])
-        host, port = self._load.address.rsplit(":", 1)
-        kept = bool(free)
-        reader, writer = free.pop() if kept else await asyncio.open_connection(host, int(port))
-        query = "?aligned=true&encoding=base64" if self._load.aligned else "?encoding=base64"
-        head = f"POST /embed{query} HTTP/1.1\r\nhost: {host}\r\ncontent-type: image/jpeg\r\n"
-        writer.write(head.encode() + b"content-length: %d\r\n\r\n" % len(body) + body)
-        try:
-            answer = (await reader.readuntil(b"\r\n\r\n")).lower()
-        except (asyncio.IncompleteReadError, ConnectionError):
-            writer.close()
-            if kept:  # it was closed while it was idle
-                return await self._rest(body, number)
-            return "closed"
-        length = int(answer.partition(b"content-length:")[2].split(b"\r\n", 1)[0])
-        await reader.readexactly(length)
-        if b"connection: close" in answer:
-            writer.close()
-        else:
-            free.append((reader, writer))
-        status = answer.split(b" ", 2)[1].decode()
-        return "ok" if status == "200" else status
-
-
-def _summary(answers: list[Answer], seconds: float) -> dict[str, Any]:
-    codes: dict[str, int] = {}
-    for code, _ in answers:
-        codes[code] = codes.get(code, 0) + 1
-    good = [taken for code, taken in answers if code == "ok"]
-    refused = [taken for code, taken in answers if code in ("429", "RESOURCE_EXHAUSTED")]
+def _summary(load: Load, run: _Run) -> dict[str, Any]:
+    codes = Counter(code for code, _, _ in run.answers)
+    good = [(began, ended) for code, began, ended in run.answers if code == "ok"]
+    refused = [ended - began for code, began, ended in run.answers if code in ("429", "RESOURCE_EXHAUSTED")]
+    settling = min(SETTLE_S, load.seconds / 4)
+    steady = [each for each in good if run.began + settling <= each[1] < run.ends]
+    counted = good if load.rate else steady
+    steady_per_s = len(steady) / (load.seconds - settling)
+    late_ms = run.late_s * 1000
     return {
         "count": len(good),
-        "per_s": len(good) / seconds,
+        "per_s": len(good) / load.seconds if load.rate else steady_per_s,
+        "steady_per_s": steady_per_s,
         "codes": codes,
-        "ok_ms": _quantiles(good),
+        "ok_ms": _quantiles([ended - began for began, ended in counted]),
         "refused_ms": _quantiles(refused),
-    }
+    } | ({"late_ms": round(late_ms, 1)} if late_ms > LATE_MS else {})
 
 
 def _quantiles(values: list[float]) -> list[float]:

@@ -3,8 +3,10 @@
     .venv/bin/python benchmarks/overload.py [--times N] [--deadline S] [--seconds S] [--rounds N] [--json OUT]
 
 Aligned crops over gRPC, each with a deadline. First the peak, with 16 clients that wait for their answers; then
-arrivals at a fixed rate, whether or not earlier ones were answered. Goodput counts answers within the deadline. The
-load runs on the same cores and takes its share of them, ten times as large as that of the peak.
+arrivals at a fixed rate, whether or not earlier ones were answered. Goodput counts answers within the deadline,
+those after the last arrival too; `steady_per_s` only those that came while requests did. The load runs on the same
+cores and takes its share of them, which is told as `load_cores`; `late_ms` if its arrivals were later than their rate
+has them.
 """
 
 import argparse
@@ -37,11 +39,15 @@ def measure(options: argparse.Namespace) -> dict[str, dict[str, Any]]:
                 )
             )
     ratios = [run["per_s"] / peak["per_s"] for run, peak in zip(runs, peaks, strict=True)]
-    goodput = {"per_s": _median(runs, "per_s"), "ratio": float(np.median(ratios))}
+    goodput = {
+        "per_s": _median(runs, "per_s"),
+        "ratio": float(np.median(ratios)),
+        "steady_per_s": _median(runs, "steady_per_s"),
+    }
     codes = {code: sum(run["codes"].get(code, 0) for run in runs) for run in runs for code in run["codes"]}
     return {
-        "peak": {"per_s": _median(peaks, "per_s"), "ratio": 1.0, **_times(peaks, "ok_ms")},
-        f"answered at {options.times} x": {**goodput, **_times(runs, "ok_ms")},
+        "peak": {"per_s": _median(peaks, "per_s"), "ratio": 1.0, **_times(peaks, "ok_ms"), **_load(peaks)},
+        f"answered at {options.times} x": {**goodput, **_times(runs, "ok_ms"), **_load(runs)},
         "refused": _times(runs, "refused_ms"),
         "outcomes": {"codes": " ".join(f"{code}:{count}" for code, count in sorted(codes.items()))},
     }
@@ -49,6 +55,12 @@ def measure(options: argparse.Namespace) -> dict[str, dict[str, Any]]:
 
 def _median(runs: list[dict[str, Any]], key: str) -> float:
     return float(np.median([run[key] for run in runs]))
+
+
+def _load(runs: list[dict[str, Any]]) -> dict[str, float]:
+    """What the load took, and the most by which its arrivals were late, if they were."""
+    late = [run["late_ms"] for run in runs if "late_ms" in run]
+    return {"load_cores": _median(runs, "load_cores")} | ({"late_ms": max(late)} if late else {})
 
 
 def _times(runs: list[dict[str, Any]], key: str) -> dict[str, float]:
