@@ -53,11 +53,10 @@ class Load:
 def run_load(load: Load, pid: int = 0) -> dict[str, Any]:
     """Run one in a process of its own.
 
-    Clients that wait for each answer begin all at once and end one by one, which is not the state to be measured: of
-    theirs, `per_s` is of the good answers that came between a settling time and the end of `seconds`, over that time,
-    and `ok_ms` is of the same answers. The settling time is half a second, and at most a quarter of `seconds`. Of
-    arrivals at a rate, both are of all good answers, those after the last arrival too, and `per_s` over `seconds`; what
-    was answered while they came is told as `steady_per_s`.
+    Clients that wait for each answer begin all at once and end one by one, and what arrives at a rate is answered for a
+    while after the last came. Neither is the state to be measured: `per_s` is of the good answers that came between a
+    settling time and the end of `seconds`, over that time, and `ok_ms` is of the same answers. The settling time is
+    half a second, and at most a quarter of `seconds`.
 
     Returns:
         `count` of all good answers, `per_s`, `codes` of all, medians and 99th percentiles of milliseconds as `ok_ms`
@@ -220,15 +219,12 @@ def _summary(load: Load, run: _Run) -> dict[str, Any]:
     refused = [ended - began for code, began, ended in run.answers if code in ("429", "RESOURCE_EXHAUSTED")]
     settling = min(SETTLE_S, load.seconds / 4)
     steady = [each for each in good if run.began + settling <= each[1] < run.ends]
-    counted = good if load.rate else steady
-    steady_per_s = len(steady) / (load.seconds - settling)
     late_ms = run.late_s * 1000
     return {
         "count": len(good),
-        "per_s": len(good) / load.seconds if load.rate else steady_per_s,
-        "steady_per_s": steady_per_s,
+        "per_s": len(steady) / (load.seconds - settling),
         "codes": codes,
-        "ok_ms": _quantiles([ended - began for began, ended in counted]),
+        "ok_ms": _quantiles([ended - began for began, ended in steady]),
         "refused_ms": _quantiles(refused),
     } | ({"late_ms": round(late_ms, 1)} if late_ms > LATE_MS else {})
 

@@ -3,10 +3,9 @@
     .venv/bin/python benchmarks/overload.py [--times N] [--deadline S] [--seconds S] [--rounds N] [--json OUT]
 
 Aligned crops over gRPC, each with a deadline. First the peak, with 16 clients that wait for their answers; then
-arrivals at a fixed rate, whether or not earlier ones were answered. Goodput counts answers within the deadline,
-those after the last arrival too; `steady_per_s` only those that came while requests did. The load runs on the same
-cores and takes its share of them, which is told as `load_cores`; `late_ms` if its arrivals were later than their rate
-has them.
+arrivals at a fixed rate, whether or not earlier ones were answered. Goodput counts answers within the deadline, while
+requests come. The load runs on the same cores and takes its share of them, which is told as `load_cores`; `late_ms` if
+its arrivals were later than their rate has them.
 """
 
 import argparse
@@ -39,11 +38,7 @@ def measure(options: argparse.Namespace) -> dict[str, dict[str, Any]]:
                 )
             )
     ratios = [run["per_s"] / peak["per_s"] for run, peak in zip(runs, peaks, strict=True)]
-    goodput = {
-        "per_s": _median(runs, "per_s"),
-        "ratio": float(np.median(ratios)),
-        "steady_per_s": _median(runs, "steady_per_s"),
-    }
+    goodput = {"per_s": _median(runs, "per_s"), "ratio": float(np.median(ratios))}
     codes = {code: sum(run["codes"].get(code, 0) for run in runs) for run in runs for code in run["codes"]}
     return {
         "peak": {"per_s": _median(peaks, "per_s"), "ratio": 1.0, **_times(peaks, "ok_ms"), **_load(peaks)},

@@ -117,8 +117,7 @@ def test_arrivals_come_at_their_rate_however_slow_the_answers_and_each_is_told_b
     assert set(told["codes"]) == {"ok", "RESOURCE_EXHAUSTED", "DEADLINE_EXCEEDED"}
     assert sum(told["codes"].values()) == served - 3
     assert served - 3 >= 50
-    assert told["per_s"] == told["count"] / 0.6
-    assert 0 < told["steady_per_s"] * 0.45 < told["count"]  # not what came in the first quarter
+    assert 0 < told["per_s"] * 0.45 < told["count"]  # not what came in the first quarter
     assert len(told["refused_ms"]) == 2
 
 
