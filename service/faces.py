@@ -64,13 +64,13 @@ class Faces:
         self.calibration = manifest.calibration
         self.model = ModelInfo(manifest.id, manifest.contract_id, manifest.dimension or 0)
 
-    def check_room(self) -> None:
-        """Whether a photo that came now would be let in.
+    def check_room(self, within_s: float) -> None:
+        """Whether a photo that came now, and is of no use to anybody after so many seconds, would be let in.
 
         Raises:
             OverloadedError: it would be refused, and why.
         """
-        self._pool.check_room()
+        self._pool.check_room(within_s)
 
     async def detect(self, data: bytes) -> Photo:
         """Faces of a photo, largest first; none is an answer, not an error.

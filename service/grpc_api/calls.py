@@ -3,8 +3,8 @@
 import asyncio
 import logging
 import re
+import secrets
 import time
-import uuid
 from collections.abc import Awaitable, Callable
 from typing import Any, NoReturn, TypeVar
 
@@ -49,8 +49,18 @@ class Calls:
         self._budget = budget
         self._timeout_s = timeout_s
 
-    async def unary(self, name: str, context: Context, received: Received[M], work: Callable[[M], Awaitable[T]]) -> T:
+    async def unary(
+        self,
+        name: str,
+        context: Context,
+        received: Received[M],
+        work: Callable[[M], Awaitable[T]],
+        check_room: Callable[[float], None] | None = None,
+    ) -> T:
         """One request, one answer.
+
+        `check_room` refuses what would not be answered in so many seconds, before anything is done about it: a refusal
+        that costs a tenth of an answer would, at ten times the load, leave nothing for answers.
 
         Raises:
             grpc.aio.AbortError: with the status of the error, after the key was refused or the work failed.
@@ -59,8 +69,11 @@ class Calls:
         request_id = _request_id(headers)
 
         async def authorized() -> T:
+            left_s = self._left_s(context.time_remaining())
+            if check_room is not None:
+                check_room(left_s)
             self._authorize(name, headers)
-            return await self._limited(name, received, work, context.time_remaining())
+            return await self._limited(name, received, work, left_s)
 
         try:
             with self._open.track_inprogress():
@@ -104,7 +117,8 @@ class Calls:
     ) -> T:
         async def authorized() -> T:
             self._authorize(name, headers)  # anew: a key that was revoked ends what its streams do
-            return await self._limited(name, received, work)  # the deadline of a stream is not that of its items
+            # The deadline of a stream is not that of its items.
+            return await self._limited(name, received, work, self._timeout_s)
 
         try:
             return await self._counted(name, request_id, headers, authorized)
@@ -130,13 +144,15 @@ class Calls:
     def _authorize(self, name: str, headers: Headers) -> None:
         act_as(self._access.check(headers.get("authorization"), _OPERATIONS.get(name, name)))
 
-    async def _limited(
-        self, name: str, received: Received[M], work: Callable[[M], Awaitable[T]], left_s: float | None = None
-    ) -> T:
-        """The work, within the memory and the time that there is for it; `left_s` is how long the caller waits."""
+    def _left_s(self, waits_s: float | None) -> float:
+        """How long there is for a call whose caller waits so long, or has not said."""
+        return self._timeout_s if waits_s is None else min(waits_s, self._timeout_s)
+
+    async def _limited(self, name: str, received: Received[M], work: Callable[[M], Awaitable[T]], left_s: float) -> T:
+        """The work, within the memory and the time that there is for it."""
         with self._budget.hold(received.size):
             try:
-                with due_in(self._timeout_s if left_s is None else min(left_s, self._timeout_s)):
+                with due_in(left_s):
                     async with asyncio.timeout(self._timeout_s):
                         message = received.decoded()
                         _check_collection(name, message)
@@ -200,6 +216,6 @@ def _metadata(context: Context) -> Headers:
 
 def _request_id(headers: Headers) -> str:
     asked = headers.get("x-request-id", "")
-    request_id = asked if _REQUEST_ID.fullmatch(asked) else uuid.uuid4().hex
+    request_id = asked if _REQUEST_ID.fullmatch(asked) else secrets.token_hex(16)
     belongs_to(request_id)
     return request_id

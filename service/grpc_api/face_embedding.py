@@ -25,11 +25,12 @@ class FaceEmbedding(pb_grpc.FaceEmbeddingServicer):
             faces = self._served.default
             return convert.photo(await faces.detect(request.image), faces.model)
 
-        return await self._calls.unary("Detect", context, received, work)
+        return await self._calls.unary("Detect", context, received, work, self._served.default.check_room)
 
     async def Embed(self, received: Received[pb.EmbedRequest], context: Context) -> pb.EmbedResponse:  # noqa: N802
         """Faces of a photo with embeddings."""
-        return await self._calls.unary("Embed", context, received, self._embed)
+        check_room = self._served.default.check_room
+        return await self._calls.unary("Embed", context, received, self._embed, check_room)
 
     async def EmbedStream(self, _: object, context: Context) -> None:  # noqa: N802
         """Many photos; answers in the order in which they are done."""

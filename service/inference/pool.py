@@ -1,6 +1,7 @@
 """A bounded pool of threads for work that is not batched: decoding, detection, alignment, records on disk."""
 
 import asyncio
+import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from functools import partial
@@ -44,9 +45,9 @@ class Pool:
         (future,) = self._calls.submit([function], self._urgency())
         return cast("Future[T]", future)
 
-    def check_room(self) -> None:
-        """Raises OverloadedError where a call that came now would be refused."""
-        self._calls.check_room(self._urgency())
+    def check_room(self, within_s: float) -> None:
+        """Raises OverloadedError where a call that came now, to be done within so many seconds, would be refused."""
+        self._calls.check_room(Urgency(deadline=time.monotonic() + within_s))
 
     def close(self) -> None:
         """Finish what was accepted, then stop."""

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import re
-import uuid
+import secrets
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -34,7 +34,7 @@ class RequestId:
             await self._app(scope, receive, send)
             return
         asked = Headers(scope=scope).get("x-request-id", "")
-        request_id = asked if _REQUEST_ID.fullmatch(asked) else uuid.uuid4().hex
+        request_id = asked if _REQUEST_ID.fullmatch(asked) else secrets.token_hex(16)
         scope.setdefault("state", {})["request_id"] = request_id
         belongs_to(request_id)
 

@@ -11,7 +11,6 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service.errors import OverloadedError
-from service.inference.urgency import due_in
 from service.rest.errors import error_response
 from service.rest.middleware import UPLOAD_GRACE_S, request_id
 
@@ -29,9 +28,9 @@ class _Route:
 
 
 class Room:
-    """Asks `check` before a photo is read; it raises OverloadedError where there is no room."""
+    """Asks `check` before a photo is read; it refuses what would not be answered in so many seconds."""
 
-    def __init__(self, app: ASGIApp, check: Callable[[], None], seconds: float) -> None:
+    def __init__(self, app: ASGIApp, check: Callable[[float], None], seconds: float) -> None:
         self._app = app
         self._check = check
         self._seconds = seconds
@@ -50,8 +49,7 @@ class Room:
 
     def _refusal(self) -> OverloadedError | None:
         try:
-            with due_in(self._seconds):
-                self._check()
+            self._check(self._seconds)
         except OverloadedError as error:
             return error
         return None

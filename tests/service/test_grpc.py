@@ -16,7 +16,7 @@ from live_server import LiveServer, live_server, wait_until
 from photos import encode
 
 from service.domain import ModelInfo, Photo
-from service.errors import InvalidRequestError
+from service.errors import InvalidRequestError, OverloadedError
 from service.grpc_api.server import GrpcOptions, GrpcParts, GrpcServer
 from service.grpc_api.window import STREAM_WINDOW
 from service.metrics import Metrics
@@ -178,6 +178,13 @@ class SlowFaces:
     def __init__(self) -> None:
         self.running = 0
         self.go = asyncio.Event()
+        self.asked_within_s: list[float] = []
+        self.is_full = False
+
+    def check_room(self, within_s: float) -> None:
+        self.asked_within_s.append(within_s)
+        if self.is_full:
+            raise OverloadedError("no room", 7)
 
     async def detect(self, image: bytes) -> Photo:
         self.running += 1
@@ -227,6 +234,24 @@ def _tasks() -> set[str]:
     """Tasks of this service's code; gRPC's own poll the connections."""
     names = {getattr(task.get_coro(), "__qualname__", "") for task in asyncio.all_tasks()}
     return {name for name in names if name.startswith(("Window.", "Calls.", "_answer_all", "_handle_exceptions"))}
+
+
+def test_a_photo_for_which_there_is_no_room_is_refused_before_anything_is_done_about_it() -> None:
+    async def scenario() -> None:
+        async with _slow_server(max_pending_bytes=1000) as running:
+            running.faces.is_full = True
+            for call in (running.stub.Detect(pb.DetectRequest()), running.stub.Embed(pb.EmbedRequest(), timeout=5)):
+                with pytest.raises(grpc.aio.AioRpcError) as refused:
+                    await call
+                trailing = dict(refused.value.trailing_metadata())
+                assert refused.value.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
+                assert (trailing["error-code"], trailing["retry-after"]) == ("overloaded", "7")
+            assert running.counted("Detect", "overloaded") == running.counted("Embed", "overloaded") == 1
+            unbounded, bounded = running.faces.asked_within_s
+            assert unbounded == 30
+            assert 0 < bounded <= 5
+
+    asyncio.run(scenario())
 
 
 def test_messages_in_work_are_bounded_over_all_calls() -> None:
