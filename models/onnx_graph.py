@@ -66,6 +66,35 @@ def without_prelu(model: bytes) -> bytes:
     return _serialize(proto)
 
 
+def with_free_batch(model: bytes) -> bytes:
+    """The same network for any number of inputs at once, where what keeps it to one are the shapes of Reshape nodes.
+
+    The leading 1 of a constant shape (1, -1, ...) becomes 0, by which ONNX means the size that is there.
+
+    Returns:
+        The rewritten file; the very same bytes where the batch is free already.
+
+    Raises:
+        InvalidBundleError: not an ONNX file.
+    """
+    proto = _load(model)
+    graph = proto.graph
+    batch = graph.input[0].type.tensor_type.shape.dim[0]
+    if batch.dim_value != 1:
+        return model
+    shapes = {node.input[1] for node in graph.node if node.op_type == "Reshape"}
+    others = {name for node in graph.node for name in node.input if node.op_type != "Reshape"}
+    for tensor in graph.initializer:
+        if tensor.name in shapes - others:
+            shape = numpy_helper.to_array(tensor)
+            if len(shape) > 1 and shape[0] == 1 and shape[1] == -1:
+                free = np.concatenate([[0], shape[1:]]).astype(shape.dtype)
+                tensor.CopyFrom(numpy_helper.from_array(free, tensor.name))
+    for value in (graph.input[0], *graph.output):
+        value.type.tensor_type.shape.dim[0].dim_param = "batch"
+    return _serialize(proto)
+
+
 def _relu_arithmetic(node: Any, slopes: dict[str, Any], constants: Any) -> Iterator[Any]:
     if node.op_type != "PRelu" or node.input[1] not in slopes or slopes[node.input[1]].dtype != np.float32:
         yield node

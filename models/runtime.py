@@ -16,7 +16,7 @@ import onnxruntime as ort
 
 from models.bundle import Precision
 from models.errors import DeviceUnavailableError, InvalidBundleError
-from models.onnx_graph import check_whole, without_prelu
+from models.onnx_graph import check_whole, with_free_batch, without_prelu
 from models.preprocess import Vectors
 
 Device = Literal["auto", "cpu", "cuda", "tensorrt", "openvino"]
@@ -72,7 +72,8 @@ class SessionOptions:
     """Where, with how many threads and in which precision a session runs.
 
     0 threads: all cores. `streams` is how many runs there are at once, each with so many threads. `cache` is a folder
-    for what TensorRT builds, which is built at each start without one.
+    for what TensorRT builds, which is built at each start without one. With `free_batch` a graph that takes one input
+    at a time is made to take several.
     """
 
     device: str = "auto"
@@ -80,6 +81,7 @@ class SessionOptions:
     precision: Precision = "float32"
     cache: Path | None = None
     streams: int = 1
+    free_batch: bool = False
 
 
 def installed_runtimes() -> list[str]:
@@ -128,7 +130,7 @@ class Session:
         runtimes = installed_runtimes()
         device = choose_device(options.device, ort.get_available_providers(), runtimes, options.precision)
         _check_precision(options.precision)
-        model = _read(path, device)
+        model = _read(path, device, options.free_batch)
         self.precision = options.precision
         self._session, self.device = _open(path, model, device, options)
         node = self._session.get_inputs()[0]
@@ -171,7 +173,7 @@ def _processor_flags() -> set[str]:
     return {flag for line in lines if line.startswith("flags") for flag in line.partition(":")[2].split()}
 
 
-def _read(path: Path, device: str) -> bytes:
+def _read(path: Path, device: str, free_batch: bool) -> bytes:
     """The file, checked before the runtime parses it, which would follow references to other files."""
     try:
         model = path.read_bytes()
@@ -179,7 +181,8 @@ def _read(path: Path, device: str) -> bytes:
         raise InvalidBundleError(f"cannot read {path}: {error.strerror}") from error
     try:
         check_whole(model)
-        # Nobody's vectors change by it, so files stay as they are, and with them the contracts.
+        # Nobody's vectors change by either, so files stay as they are, and with them the contracts.
+        model = with_free_batch(model) if free_batch else model
         return without_prelu(model) if device == "cpu" else model
     except InvalidBundleError as error:
         raise InvalidBundleError(f"{path.name} cannot be loaded on {device}: {error.message}") from error

@@ -38,9 +38,10 @@ from service.gallery.engine import postgres_gallery
 from service.gallery.grouping import SearchOptions
 from service.grpc_api.server import GrpcOptions, GrpcParts, GrpcServer
 from service.inference.batcher import Batcher, BatcherOptions
-from service.inference.crew import Crew, crews_for
+from service.inference.crew import ON_THE_PROCESSOR, Crew, crews_for
 from service.inference.detector import Detector
 from service.inference.embedder import Embedder
+from service.inference.looks import SharedLooks
 from service.inference.observed import ObservedDetector, ObservedFinder, observed_embed
 from service.inference.pool import PhotoPool, Pool
 from service.inference.warming import warm_up
@@ -109,7 +110,8 @@ def build_inference(settings: Settings, registry: Registry, tracer: Tracer = NO_
     # OpenVINO and TensorRT prepare themselves anew for each shape, the latter for minutes, and photos have many.
     device = {"openvino": "cpu", "tensorrt": "cuda"}.get(settings.device, settings.device)
     engines = settings.data_dir / "engines"
-    session = Session(detector_bundle.model_path, SessionOptions(device, Threads.session, cache=engines))
+    options = SessionOptions(device, Threads.session, cache=engines, free_batch=device != "cpu")
+    session = Session(detector_bundle.model_path, options)
     metrics = Metrics(tracer)
     detector = ObservedDetector(session, detector_bundle.manifest.input, metrics)
     detector.detect(np.zeros((640, 640, 3), np.uint8))
@@ -119,6 +121,8 @@ def build_inference(settings: Settings, registry: Registry, tracer: Tracer = NO_
         first, embedders.load, embedders.find, settings.request_timeout_s, embedders.tell, registry.version_of
     )
     embedders.served = served
+    if session.device not in ON_THE_PROCESSOR and len(embedders.crews) > 1:
+        detector.run_by(SharedLooks(session, embedders.crews[-1], settings.max_batch, tracer).run)
     about = detector_bundle.manifest
     metrics.serves(about.kind, about.id, about.contract_id, session.device)
     named = route(embedders.session, session)

@@ -7,6 +7,7 @@ likely missed, at up to 1920. A face that was small in its look, though the phot
 once more by itself, for its landmarks: two pixels off on a face of twenty are ten on one of a hundred.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import cv2
@@ -60,9 +61,13 @@ class Detector:
     """Finds faces. May be called from several threads."""
 
     def __init__(self, session: Session, spec: InputSpec, options: DetectorOptions | None = None) -> None:
-        self._session = session
+        self._run: Callable[[Floats], dict[str, Floats]] = session.run
         self._spec = spec
         self._options = options or DetectorOptions()
+
+    def run_by(self, run: Callable[[Floats], dict[str, Floats]]) -> None:
+        """From now on, what runs the network on one photo (1, 3, H, W)."""
+        self._run = run
 
     def detect(self, image: Pixels) -> Detections:
         """Find faces.
@@ -124,7 +129,7 @@ class Detector:
         small = image if scale == 1 else cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
         frame = int(max(height, width) * margin)
         batch = _padded_input(cv2.copyMakeBorder(small, frame, frame, frame, frame, cv2.BORDER_CONSTANT), self._spec)
-        found = _decode(self._session.run(batch), batch.shape[3], self._options.min_vote)
+        found = _decode(self._run(batch), batch.shape[3], self._options.min_vote)
         # Each axis has its own scale after rounding to whole pixels.
         ratio = np.array([image.shape[1] / width, image.shape[0] / height], np.float32)
         return Detections((found.boxes - frame) * np.tile(ratio, 2), (found.landmarks - frame) * ratio, found.scores)

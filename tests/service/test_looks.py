@@ -1,0 +1,108 @@
+"""Several photos in one run of the detector: each gets what it would have got alone."""
+
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+from photos import astronaut
+
+from models.bundle import Bundle
+from models.preprocess import Vectors
+from models.registry import Registry
+from models.runtime import Session, SessionOptions
+from service.inference.crew import Crew
+from service.inference.detector import Detector
+from service.inference.looks import SharedLooks
+
+WAIT_S = 60
+
+
+class Watched(Session):
+    """A session that remembers the shapes that it ran, and can be held."""
+
+    def __init__(self, bundle: Bundle) -> None:
+        super().__init__(bundle.model_path, SessionOptions("cpu", free_batch=True))
+        self.shapes: list[tuple[int, ...]] = []
+        self.begun = threading.Semaphore(0)
+        self.may_run = threading.Event()
+        self.may_run.set()
+
+    def run(self, batch: Vectors) -> dict[str, Vectors]:
+        self.begun.release()
+        assert self.may_run.wait(WAIT_S)
+        self.shapes.append(batch.shape)
+        return super().run(batch)
+
+
+@pytest.fixture(scope="module")
+def bundle(registry: Registry) -> Bundle:
+    return registry.resolve("detector")
+
+
+@pytest.fixture
+def crew() -> Iterator[Crew]:
+    threads = Crew("network", 1)
+    yield threads
+    threads.close()
+
+
+def _photos() -> list[Vectors]:
+    rng = np.random.default_rng(3)
+    shapes = [(64, 96), (96, 64), (64, 96), (32, 32), (64, 96)]
+    return [rng.uniform(0, 255, (1, 3, *shape)).astype(np.float32) for shape in shapes]
+
+
+def test_a_graph_that_takes_one_photo_takes_several_and_finds_the_same(bundle: Bundle) -> None:
+    alone = Session(bundle.model_path, SessionOptions("cpu"))
+    together = Session(bundle.model_path, SessionOptions("cpu", free_batch=True))
+    assert (alone.fixed_batch, together.fixed_batch) == (1, None)
+    photos = [photo for photo in _photos() if photo.shape == (1, 3, 64, 96)]
+    found = together.run(np.concatenate(photos))
+    for number, photo in enumerate(photos):
+        for name, values in alone.run(photo).items():
+            np.testing.assert_allclose(found[name][number : number + 1], values, rtol=1e-4, atol=1e-5)
+
+
+def test_photos_that_wait_are_run_together_by_shape_and_each_gets_its_own(bundle: Bundle, crew: Crew) -> None:
+    session, alone = Watched(bundle), Session(bundle.model_path, SessionOptions("cpu"))
+    looks = SharedLooks(session, crew, max_batch=8)
+    session.may_run.clear()
+    with ThreadPoolExecutor(8) as threads:
+        first = threads.submit(looks.run, _photos()[3])
+        assert session.begun.acquire(timeout=WAIT_S)
+        others = [threads.submit(looks.run, photo) for photo in _photos()]
+        while looks.waiting < len(others):
+            threading.Event().wait(0.01)
+        session.may_run.set()
+        found = [each.result(WAIT_S) for each in others]
+        first.result(WAIT_S)
+    assert session.shapes[0] == (1, 3, 32, 32)
+    assert sorted(session.shapes[1:]) == [(1, 3, 32, 32), (1, 3, 96, 64), (3, 3, 64, 96)]
+    for photo, ours in zip(_photos(), found, strict=True):
+        for name, values in alone.run(photo).items():
+            np.testing.assert_allclose(ours[name], values, rtol=1e-4, atol=1e-5)
+
+
+def test_a_photo_that_fails_fails_alone(bundle: Bundle, crew: Crew) -> None:
+    looks = SharedLooks(Session(bundle.model_path, SessionOptions("cpu", free_batch=True)), crew, max_batch=8)
+    good, bad = _photos()[0], np.zeros((1, 4, 64, 96), np.float32)
+    with ThreadPoolExecutor(6) as threads:
+        found = [threads.submit(looks.run, photo) for photo in (good, bad, good, bad, good)]
+        assert [each.exception(WAIT_S) is not None for each in found] == [False, True, False, True, False]
+
+
+def test_a_detector_finds_the_same_faces_whoever_runs_its_network(bundle: Bundle, crew: Crew) -> None:
+    photos = [astronaut(), astronaut()[:400], np.tile(astronaut(), (2, 2, 1))]
+    spec = bundle.manifest.input
+    alone = Detector(Session(bundle.model_path, SessionOptions("cpu")), spec)
+    shared = Detector(session := Watched(bundle), spec)
+    shared.run_by(SharedLooks(session, crew, max_batch=8).run)
+    with ThreadPoolExecutor(6) as threads:
+        found = list(threads.map(shared.detect, photos * 2))
+    for photo, ours in zip(photos * 2, found, strict=True):
+        theirs = alone.detect(photo)
+        assert len(ours) == len(theirs) >= 1
+        np.testing.assert_allclose(ours.boxes, theirs.boxes, atol=0.05)
+        np.testing.assert_allclose(ours.landmarks, theirs.landmarks, atol=0.05)
