@@ -14,6 +14,7 @@ os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
 import onnxruntime as ort
 
+from models.bound import BoundRuns
 from models.bundle import Precision
 from models.errors import DeviceUnavailableError, InvalidBundleError
 from models.onnx_graph import check_whole, with_free_batch, without_prelu
@@ -73,7 +74,7 @@ class SessionOptions:
 
     0 threads: all cores. `streams` is how many runs there are at once, each with so many threads. `cache` is a folder
     for what TensorRT builds, which is built at each start without one. With `free_batch` a graph that takes one input
-    at a time is made to take several.
+    at a time is made to take several. With `graphs` what is launched on a GPU is recorded, and launched as a whole.
     """
 
     device: str = "auto"
@@ -82,6 +83,7 @@ class SessionOptions:
     cache: Path | None = None
     streams: int = 1
     free_batch: bool = False
+    graphs: bool = False
 
 
 def installed_runtimes() -> list[str]:
@@ -133,6 +135,9 @@ class Session:
         model = _read(path, device, options.free_batch)
         self.precision = options.precision
         self._session, self.device = _open(path, model, device, options)
+        if options.graphs and self.device != "cuda":
+            raise DeviceUnavailableError(f"CUDA graphs were asked for, and the device is {self.device}")
+        self._bound = BoundRuns(self._session, self.device) if options.graphs else None
         node = self._session.get_inputs()[0]
         self._input = node.name
         self.input_shape: tuple[int | str | None, ...] = tuple(node.shape)
@@ -146,7 +151,11 @@ class Session:
 
     def run(self, batch: Vectors) -> dict[str, Vectors]:
         """Run the network on float32 (N, 3, H, W); every output by its name."""
-        outputs = self._session.run(None, {self._input: batch}, _giving_back() if batch.nbytes > _LARGE_INPUT else None)
+        if self._bound is not None:
+            outputs = self._bound.run(batch)
+        else:
+            giving_back = _giving_back() if batch.nbytes > _LARGE_INPUT else None
+            outputs = self._session.run(None, {self._input: batch}, giving_back)
         return dict(zip(self.output_names, outputs, strict=True))
 
 
@@ -226,6 +235,8 @@ def _ort_options(threads: int) -> Any:
 
 def _provider_options(device: str, threads: int, options: SessionOptions) -> dict[str, str]:
     given = dict(_OPTIONS.get(device, {}))
+    if options.graphs and device == "cuda":
+        given["enable_cuda_graph"] = "1"
     if device == "tensorrt":
         os.environ["NVIDIA_TF32_OVERRIDE"] = "0"  # TensorRT has no option for it
         if options.cache is not None:

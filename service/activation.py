@@ -70,6 +70,7 @@ class Activation:
         self._ready_at = 0.0
         self._missed: set[str] = set()
         self._unheard = True  # nothing was followed yet since the start, or since the promoted model could be loaded
+        self._promoting = threading.Lock()  # a promotion is not followed before it has its own job
         self._refused = ("", 0.0)  # a promoted model that could not be loaded, and when it is tried again
 
     def start(self) -> None:
@@ -102,10 +103,11 @@ class Activation:
         bundle = self._registry.resolve(KIND, model_id)
         check_servable(bundle.manifest, self._served.default.calibration is not None, self._target_fmr)
         self._served.load_for_default(model_id)
-        self._registry.promote(model_id)
-        self._served.make_default(model_id)
-        self._gallery.note(actor, "model.activate", model=model_id, contract=bundle.manifest.contract_id)
-        return self._begin("activate", model_id, actor)
+        with self._promoting:
+            self._registry.promote(model_id)
+            self._served.make_default(model_id)
+            self._gallery.note(actor, "model.activate", model=model_id, contract=bundle.manifest.contract_id)
+            return self._begin("activate", model_id, actor)
 
     def roll_back(self, actor: str) -> Job:
         """Serve the model that was promoted before the present one, from now on; what was under way is cancelled.
@@ -119,11 +121,12 @@ class Activation:
         if previous is None:
             raise ModelNotFoundError(f"there is no earlier {KIND} to go back to")
         self._served.load_for_default(previous)  # one that cannot be used is refused before anything is changed
-        model_id = self._registry.roll_back(KIND)
-        self._gallery.jobs.cancel_open()
-        self._served.make_default(model_id)
-        self._gallery.note(actor, "model.rollback", model=model_id)
-        return self._begin("rollback", model_id, actor)
+        with self._promoting:
+            model_id = self._registry.roll_back(KIND)
+            self._gallery.jobs.cancel_open()
+            self._served.make_default(model_id)
+            self._gallery.note(actor, "model.rollback", model=model_id)
+            return self._begin("rollback", model_id, actor)
 
     def job(self, job_id: str) -> Job:
         """One job; NotFoundError if there is none of that id."""
@@ -161,7 +164,8 @@ class Activation:
             self._look_around()
             if self._pinned is not None:
                 return
-            self._follow()
+            with self._promoting:
+                self._follow()
             with self._gallery.jobs.turn() as mine:
                 if mine:
                     self._run_open()

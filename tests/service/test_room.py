@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import httpx
 import pytest
 import uvicorn
+from live_server import wait_until
 from starlette.responses import JSONResponse
 from starlette.types import Receive, Scope, Send
 
@@ -77,7 +78,8 @@ def test_it_is_told_when_to_come_again_and_counted_by_its_route(server: SimpleNa
     assert answer.json()["error"]["code"] == "overloaded"
     assert answer.json()["request_id"] == answer.headers["x-request-id"]
     labels = {"protocol": "rest", "route": path, "code": "429"}
-    assert server.metrics.registry.get_sample_value("facesphere_requests_total", labels) == 1
+    # The answer is sent before it is counted.
+    wait_until(lambda: server.metrics.registry.get_sample_value("facesphere_requests_total", labels) == 1)
     assert server.asked_within_s == [30.0]
 
 
