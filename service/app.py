@@ -168,7 +168,14 @@ class _Embedders:
         manifest = bundle.manifest
         threads = Threads(settings.cores)
         engines = settings.data_dir / "engines"
-        options = SessionOptions(settings.device, Threads.session, manifest.precision, engines, threads.crew)
+        options = SessionOptions(
+            settings.device,
+            Threads.session,
+            manifest.precision,
+            engines,
+            streams=threads.crew,
+            graphs=settings.cuda_graphs,
+        )
         session = Session(bundle.model_path, options)
         most = batch_limit(session.device, settings.max_batch)
         embedder = Embedder(session, manifest, most)

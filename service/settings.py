@@ -73,6 +73,9 @@ class Settings(BaseSettings):
     max_queue_delay_s: float = Field(
         0, ge=0, le=10, allow_inf_nan=False, description="How long a batch that is not full waits for more faces."
     )
+    cuda_graphs: bool = Field(
+        False, description="Record what the embedder launches on a GPU, and launch it as a whole."
+    )
     request_timeout_s: float = Field(
         30, gt=0, allow_inf_nan=False, description="Time for a request, its upload included; then 504."
     )

@@ -13,6 +13,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from models import runtime
+from models.bound import BoundRuns
 from models.errors import DeviceUnavailableError, InvalidBundleError
 from models.registry import Registry
 from models.runtime import (
@@ -195,6 +196,29 @@ def test_openvino_has_a_stream_for_each_run_at_once_with_threads_of_its_own() ->
     told = json.loads(given["load_config"])["CPU"]
     assert (told["NUM_STREAMS"], told["INFERENCE_NUM_THREADS"]) == ("4", "8")
     assert told["ENABLE_CPU_PINNING"] == "NO"  # else two networks are kept to the same cores
+
+
+def test_cuda_is_told_of_graphs_where_they_are_asked_for() -> None:
+    assert "enable_cuda_graph" not in runtime._provider_options("cuda", 1, SessionOptions("cuda"))
+    assert runtime._provider_options("cuda", 1, SessionOptions("cuda", graphs=True))["enable_cuda_graph"] == "1"
+
+
+def test_graphs_are_for_cuda_alone(tmp_path: Path) -> None:
+    with pytest.raises(DeviceUnavailableError, match="CUDA graphs were asked for, and the device is cpu"):
+        _session(tmp_path, _embedder(), SessionOptions("cpu", graphs=True))
+
+
+def test_runs_over_bound_memory_give_what_plain_runs_give_and_keep_nothing_of_each_other(registry: Registry) -> None:
+    path = registry.resolve("embedder").model_path
+    plain = onnxruntime.InferenceSession(str(path), providers=[CPU])
+    bound = BoundRuns(plain, "cpu")
+    rng = np.random.default_rng(6)
+    batches = [rng.uniform(0, 255, (size, 3, 112, 112)).astype(np.float32) for size in (1, 2, 1, 1, 2, 3, 2)]
+    batches.append(batches[0][..., ::-1])  # a view, which lies otherwise in memory
+    found = [bound.run(batch)[0] for batch in batches]
+    for batch, ours in zip(batches, found, strict=True):
+        (theirs,) = plain.run(None, {plain.get_inputs()[0].name: np.ascontiguousarray(batch)})
+        np.testing.assert_array_equal(ours, theirs)
 
 
 def test_auto_always_finds_a_device(tmp_path: Path) -> None:

@@ -48,6 +48,7 @@ VALUES: dict[str, tuple[str, Any]] = {
     "max_batch": ("32", 32),
     "max_queue": ("1", 1),
     "max_queue_delay_s": ("0.25", 0.25),
+    "cuda_graphs": ("true", True),
     "request_timeout_s": ("0.5", 0.5),
     "shutdown_grace_s": ("1.5", 1.5),
     "log_level": ("debug", "debug"),
