@@ -14,8 +14,6 @@ import json
 import os
 import platform
 import statistics
-import sys
-import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -24,19 +22,14 @@ from typing import Any
 import faiss
 import numpy as np
 import psutil
+from clustered import People, at_once
 
-sys.path[0] = str(Path(__file__).resolve().parent.parent)
-
-from models.preprocess import Vectors, l2_normalize
+from models.preprocess import Vectors
 from service.gallery.index import ExactIndex
 from service.gallery.sharing import Lanes
 from service.gallery.tiers import TieredIndex
 from service.threads import hold_libraries
 
-_FACES = 10  # of a person
-_NOISE = 0.9045  # two faces of a person then have a cosine of 0.55
-_CHUNK = 50_000
-_AT_ONCE = 64
 _NEAREST = 10
 _FLAT_UP_TO = 3e8  # values; a larger flat index would not fit beside ours
 Search = Callable[[Vectors], Sequence[int]]
@@ -102,47 +95,12 @@ def _measured(faces: int, dimension: int, asked: argparse.Namespace) -> dict[str
             rows["approximate"]["recall@10"] = f"{index.reached:.3f}: not used"
     _in_turns(contenders, limits, probes, truth, rows)
     for name, one in (("exact, 1 thread", index.exact.search), (f"exact, {asked.threads} threads", shared.search)):
-        rows[name]["64 at once"] = _at_once(one, probes)
+        rows[name]["64 at once"] = at_once(one, probes)
     exact |= _changes(index.exact, faces, probes)
     if "approximate" in contenders:
-        rows["approximate"]["64 at once"] = _at_once(index.search, probes)
+        rows["approximate"]["64 at once"] = at_once(index.search, probes)
         rows["approximate"] |= _changes(index, faces, probes)
     return rows
-
-
-class People:
-    """Vectors in blocks, the same ones each time, so that there is never a second copy of all."""
-
-    def __init__(self, faces: int, dimension: int) -> None:
-        self.faces, self.dimension = faces, dimension
-        rng = np.random.default_rng(0)
-        self._centres = l2_normalize(rng.normal(size=(-(-faces // _FACES), dimension)).astype(np.float32))
-        self.seconds = 0.0  # that making them took
-
-    def chunks(self) -> Any:
-        """First row and vectors of each block."""
-        for first in range(0, self.faces, _CHUNK):
-            began = time.perf_counter()
-            of = np.arange(first, min(first + _CHUNK, self.faces)) // _FACES
-            vectors = self._noisy(of, np.random.default_rng([1, first]))
-            self.seconds += time.perf_counter() - began
-            yield first, vectors
-
-    def add_to(self, add: Callable[[Sequence[int], Vectors], object]) -> None:
-        """Add all."""
-        for first, vectors in self.chunks():
-            add(range(first, first + len(vectors)), vectors)
-
-    def probes(self, count: int) -> Vectors:
-        """New faces of people who are there."""
-        rng = np.random.default_rng(2)
-        return self._noisy(rng.choice(len(self._centres), count), rng)
-
-    def _noisy(self, of: Any, rng: np.random.Generator) -> Vectors:
-        noise = rng.standard_normal((len(of), self.dimension), np.float32) * np.float32(
-            _NOISE / np.sqrt(self.dimension)
-        )
-        return l2_normalize(self._centres[of] + noise)
 
 
 def _truth(people: People, probes: Vectors) -> tuple[list[list[int]], Any]:
@@ -187,23 +145,6 @@ def _in_turns(
         row["least ms"] = 1e3 * min(each)
         if name in contenders:
             row |= {"recall@1": first[name] / len(probes), "recall@10": found[name] / len(probes) / _NEAREST}
-
-
-def _at_once(search: Callable[[Vectors, int], object], probes: Vectors) -> float:
-    """Milliseconds a search where each of many threads asks, one after the other, without a pause."""
-    each = 4
-    threads = [
-        threading.Thread(
-            target=lambda n=n: [search(probes[(n + turn) % len(probes)], _NEAREST) for turn in range(each)]
-        )
-        for n in range(_AT_ONCE)
-    ]
-    began = time.perf_counter()
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    return 1e3 * (time.perf_counter() - began) / (_AT_ONCE * each)
 
 
 def _changes(index: ExactIndex | TieredIndex, faces: int, probes: Vectors) -> dict[str, float]:

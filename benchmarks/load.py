@@ -34,12 +34,18 @@ Client = http1.Client | http2.Client
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """What is sent: `protocol` is rest, grpc or bare; `rate` a second, or 0 for `clients` that wait for each answer."""
+    """What is sent: `protocol` is rest, grpc or bare; `rate` a second, or 0 for `clients` that wait for each answer.
+
+    `bodies` are files: photos for /embed or Embed; or, where a `path` is given, bodies of that route of `content_type`,
+    or messages of that RPC.
+    """
 
     protocol: str
     address: str
     bodies: list[str]
     aligned: bool = False
+    path: str = ""
+    content_type: str = "image/jpeg"
     clients: int = 1
     rate: float = 0.0
     seconds: float = 3.0
@@ -143,17 +149,23 @@ async def _served(load: Load, bodies: list[bytes]) -> dict[str, Any]:
 def _client(load: Load, bodies: list[bytes]) -> tuple[Client, list[bytes]]:
     """Of the protocol, with the bytes of each request."""
     if load.protocol == "grpc":
-        from service.pb.face_embedding.v1 import face_embedding_pb2 as pb
-
-        requests = [pb.EmbedRequest(image=body, aligned=load.aligned).SerializeToString() for body in bodies]
         connections = min(CONNECTIONS, load.clients)
-        client = http2.Client(load.address, EMBED, load.deadline_s, connections)
-        return client, [http2.framed(request) for request in requests]
+        client = http2.Client(load.address, load.path or EMBED, load.deadline_s, connections)
+        messages = bodies if load.path else [_embed_request(load, body) for body in bodies]
+        return client, [http2.framed(message) for message in messages]
     query = "?aligned=true&encoding=base64" if load.aligned else "?encoding=base64"
-    head = f"POST /embed{query} HTTP/1.1\r\nhost: {load.address}\r\ncontent-type: image/jpeg\r\n".encode()
+    head = f"POST {load.path or '/embed' + query} HTTP/1.1\r\nhost: {load.address}\r\n"
+    head += f"content-type: {load.content_type}\r\n"
     return http1.Client(load.address, load.deadline_s + GRACE_S), [
-        head + b"content-length: %d\r\n\r\n" % len(body) + body for body in bodies
+        head.encode() + b"content-length: %d\r\n\r\n" % len(body) + body for body in bodies
     ]
+
+
+def _embed_request(load: Load, body: bytes) -> bytes:
+    from service.pb.face_embedding.v1 import face_embedding_pb2 as pb
+
+    message: bytes = pb.EmbedRequest(image=body, aligned=load.aligned).SerializeToString()
+    return message
 
 
 class _Run:
