@@ -26,7 +26,7 @@ from service.domain import (
 from service.enrolling import Form, check_enrolment, new_faces
 from service.errors import ContractMismatchError, InvalidRequestError, NotFoundError, NotReadyError
 from service.faces import Decision, Faces, angle_degrees, cosine
-from service.gallery.contract import Gallery
+from service.gallery.contract import Gallery, Match
 from service.inference.pool import Pool
 from service.metrics import Metrics
 from service.security.access import caller
@@ -163,7 +163,8 @@ class People:
 
         async def work(faces: Faces, _: CollectionSettings) -> list[Identification]:
             # Whatever would refuse the search does so before a photo is worked on.
-            self._decide(faces, criterion, await self._read(self._gallery.size, collection))
+            if criterion.threshold is None:
+                self._decide(faces, criterion, await self._read(self._gallery.size, collection))
             probes = await _probes(faces, probe, select)
             return [await self._identify(faces, collection, each, criterion, limit) for each in probes]
 
@@ -295,24 +296,24 @@ class People:
     async def _identify(
         self, faces: Faces, collection: str, probe: EmbeddedProbe, criterion: SearchCriterion, limit: int
     ) -> Identification:
-        contract = faces.model.contract_id
-        matches, size = await self._timed("search", self._gallery.search, collection, contract, probe.embedding, limit)
-        decision = self._decide(faces, criterion, size)  # for the very faces that were searched
-        if matches:
-            self._metrics.decided("identify", matches[0].similarity, matches[0].similarity >= decision.threshold)
-        candidates = [
-            _candidate(faces, match.subject, match.face_id, match.similarity)
-            for match in matches
-            if match.similarity >= decision.threshold
-        ]
-        named = [
-            [match.subject_uid, match.face_id, round(match.similarity, 6)]
-            for match in matches
-            if match.similarity >= decision.threshold
-        ]
-        await self._note(
-            "identify", collection, None, candidates=named, threshold=decision.threshold, gallery_size=size
-        )
+        contract, actor = faces.model.contract_id, caller().id
+
+        # On one thread, one after the other: what it costs to get to a thread is more than most searches.
+        def searched_and_noted() -> tuple[list[Match], Decision, int]:
+            with self._metrics.stage("search"):
+                matches, size = self._gallery.search(collection, contract, probe.embedding, limit)
+            decision = self._decide(faces, criterion, size)  # for the very faces that were searched
+            if matches:
+                self._metrics.decided("identify", matches[0].similarity, matches[0].similarity >= decision.threshold)
+            matches = [match for match in matches if match.similarity >= decision.threshold]
+            named = [[match.subject_uid, match.face_id, round(match.similarity, 6)] for match in matches]
+            about = {"candidates": named, "threshold": decision.threshold, "gallery_size": size}
+            with self._metrics.stage("commit"):
+                self._gallery.note(actor, "identify", collection, None, **about)
+            return matches, decision, size
+
+        matches, decision, size = await self._pool.run(searched_and_noted)
+        candidates = [_candidate(faces, match.subject, match.face_id, match.similarity) for match in matches]
         return Identification(
             decision="known" if candidates else "unknown",
             candidates=candidates,
