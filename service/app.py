@@ -64,7 +64,6 @@ SWEEP_EVERY_S = 3600.0
 NOTE_USED_EVERY_S = 30.0
 TIDY_EVERY_S = 300.0
 COUNT_EVERY_S = 15.0
-_YOUNG_OBJECTS = 10_000  # before the collector looks at them; Python's 700 are there after two calls
 
 
 @dataclass(frozen=True, slots=True)
@@ -257,7 +256,6 @@ def _leave_alone_what_stays() -> None:
     """Spare the garbage collector what was made so far: it would stop all threads to go through it again and again."""
     gc.collect()
     gc.freeze()
-    gc.set_threshold(_YOUNG_OBJECTS, 20, 100)
 
 
 def _tracer(settings: Settings) -> Tracer:

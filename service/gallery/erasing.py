@@ -122,7 +122,7 @@ class Erasing(Rows):
     def _erase_person(self, row: CollectionRow, subject: str, face_id: str | None) -> tuple[list[tuple[int, str]], str]:
         person = self._look_up_subject(row, subject)
         erased = self._database.read(
-            "SELECT id, face_id, mac FROM faces WHERE subject = ?1 AND (?2 IS NULL OR face_id = ?2)",
+            "SELECT id, face_id, mac FROM faces WHERE subject = ?1 AND (?2 IS NULL OR face_id = ?2) ORDER BY id",
             (person.id, face_id),
         )
         macs = [mac for _, _, mac in erased]

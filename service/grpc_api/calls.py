@@ -11,7 +11,7 @@ from typing import Any, NoReturn, TypeVar
 import grpc
 
 from models.errors import FaceError
-from service.errors import DeadlineExceededError
+from service.errors import DeadlineExceededError, OverloadedError
 from service.grpc_api.errors import STATUS
 from service.grpc_api.received import Budget, Received
 from service.grpc_api.window import Window
@@ -71,7 +71,7 @@ class Calls:
         async def authorized() -> T:
             left_s = self._left_s(context.time_remaining())
             if check_room is not None:
-                check_room(left_s)
+                self._check_room(check_room, left_s, name, headers)
             self._authorize(name, headers)
             return await self._limited(name, received, work, left_s)
 
@@ -140,6 +140,13 @@ class Calls:
                 if error is problem:
                     raise
                 raise error from problem
+
+    def _check_room(self, check_room: Callable[[float], None], left_s: float, name: str, headers: Headers) -> None:
+        try:
+            check_room(left_s)
+        except OverloadedError:
+            self._authorize(name, headers)  # a stranger is told that, and nothing of the load
+            raise
 
     def _authorize(self, name: str, headers: Headers) -> None:
         act_as(self._access.check(headers.get("authorization"), _OPERATIONS.get(name, name)))

@@ -9,12 +9,14 @@ halved until the bad item is alone, so only that item fails.
 
 import math
 import time
+import traceback
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
+from models.errors import FaceError
 from service.errors import NotReadyError, OverloadedError
 from service.inference.crew import Crew, Job
 from service.inference.line import Entry, Line
@@ -30,6 +32,8 @@ _NEWEST = 0.1
 _OUTLIER = 4.0
 # Work that is let in and then too late has cost the most; the loop, and other programs, take time.
 _MARGIN = 1.25
+# Photos that never end, none with a face in it, would else be a reason to let a crop wait for ever.
+_PATIENCE_S = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,8 +42,9 @@ class BatcherOptions:
 
     `max_queue` counts waiting items, of which interactive ones see only their own class. `workers` batches run at the
     same time, where there is no crew to share; in a crew `first_stage` says that what is done here comes first, and a
-    batch of `full` items goes before work of an earlier stage. A batch that is not whole leaves `max_delay_s` after its
-    oldest item came. Without `predict` no deadline is a reason to refuse: for work of which no piece is like the last.
+    batch of `full` items, or one that has waited for 0.1 s, goes before work of an earlier stage. A batch that is not
+    whole leaves `max_delay_s` after its oldest item came. Without `predict` no deadline is a reason to refuse: for work
+    of which no piece is like the last.
     """
 
     max_batch: int = 8
@@ -121,10 +126,13 @@ class Batcher(Generic[Item, Result]):
         with self._crew.changed:
             self._closed = True
             self._crew.changed.notify_all()
-            if not self._own_crew and not len(self._line) and not self._running:
-                self._crew.remove(self)
+            self._leave_if_done()
         if self._own_crew:
             self._crew.close()
+
+    def _leave_if_done(self) -> None:
+        if self._closed and not self._own_crew and not len(self._line) and not self._running:
+            self._crew.remove(self)
 
     def _admit(self, count: int, urgency: Urgency, now: float) -> None:
         room = self._options.max_queue + self._crew.idle * self._options.max_batch
@@ -155,21 +163,30 @@ class Batcher(Generic[Item, Result]):
         return self._line.ahead_of(bulk)
 
     def full(self, bulk: bool) -> bool:
-        """Whether a batch is worth more than an earlier stage's work."""
-        return self.count(bulk) >= (self._options.max_batch if self._options.max_delay_s else self._options.full)
+        """Whether a batch is worth more than an earlier stage's work, or has waited long enough."""
+        count, options = self.count(bulk), self._options
+        if count >= (options.max_batch if options.max_delay_s else options.full):
+            return True
+        return count > 0 and self._crew.clock() - self.since(bulk) >= max(options.max_delay_s, _PATIENCE_S)
+
+    def since(self, bulk: bool) -> float:
+        """Since when the one waits who has waited longest; of interactive requests, with `bulk` of all."""
+        return self._line.since(bulk)
 
     def leaves_at(self) -> float:
         """When a batch may leave that is not full."""
-        oldest = self._line.oldest
-        if self._closed or oldest is None:
+        if self._closed or not self._options.max_delay_s:
             return -math.inf
-        return oldest + self._options.max_delay_s if self._options.max_delay_s else -math.inf
+        return self._line.since(bulk=True) + self._options.max_delay_s
 
     def take(self, now: float) -> Job | None:
         """The next batch; None where nobody waits for any of it."""
         batch = self._line.take(self._options.max_batch, now)
         self._running += len(batch)
-        return _Batch(self, batch) if batch else None
+        if not batch:
+            self._leave_if_done()
+            return None
+        return _Batch(self, batch)
 
     def cost_s(self) -> float:
         """Seconds of one thread for one item, until its request is answered; 0 before the first."""
@@ -178,6 +195,7 @@ class Batcher(Generic[Item, Result]):
     def settle(self, count: int, seconds: float) -> None:
         """A batch is done."""
         self._running -= count
+        self._leave_if_done()
         each = seconds / max(count, 1)
         usual = self._seconds
         self._seconds = each if usual is None else usual + _NEWEST * (min(each, _OUTLIER * usual) - usual)
@@ -197,7 +215,7 @@ class Batcher(Generic[Item, Result]):
                 raise RuntimeError(f"{len(items)} items gave {len(results)} results")
         except Exception as error:  # whatever a network raises belongs to the item that caused it
             if len(items) == 1:
-                return [_Failed(error)]
+                return [_Failed(_lightened(error))]
             middle = len(items) // 2
             return self.outcomes(items[:middle]) + self.outcomes(items[middle:])
         return [*results]
@@ -232,6 +250,21 @@ class _Batch(Generic[Item, Result]):
                 entry.future.set_exception(outcome.error)
             else:
                 entry.future.set_result(outcome)
+
+
+def _lightened(error: Exception) -> Exception:
+    """An error without its frames, which hold the photo, and what was decoded of it, for as long as somebody holds it.
+
+    Of one that nobody foresaw, what they say is kept as a note: for the log.
+    """
+    if not isinstance(error, FaceError):
+        error.add_note("".join(traceback.format_exception(error)))
+    chain: list[BaseException] = [error]
+    while chain:
+        each = chain.pop()
+        each.__traceback__ = None
+        chain += [other for other in (each.__cause__, each.__context__) if other is not None and other.__traceback__]
+    return error
 
 
 def _retry_after(seconds: float) -> int:

@@ -1,8 +1,9 @@
 """Threads that work on several queues, so that there are never more at work than there are cores.
 
-Queues are in the order of their stage: photos, then the crops that come out of them. A full batch of a later stage
-goes first, then the earlier stage, then whatever is left: no stage runs far ahead of the next one, batches fill when
-there is much to do, and nothing waits when there is little. All interactive work goes before any bulk work.
+There are two stages: photos, then the crops that come out of them, for one network or several. A full batch of the
+later stage goes first, then the earlier stage, then whatever is left: no stage runs far ahead of the next one, batches
+fill when there is much to do, and nothing waits when there is little. Within a stage goes first who has waited longest.
+All interactive work goes before any bulk work.
 """
 
 import contextlib
@@ -41,8 +42,11 @@ class Queue(Protocol):
     def count(self, bulk: bool) -> int:
         """Waiting items of interactive requests; with `bulk` all of them."""
 
+    def since(self, bulk: bool) -> float:
+        """Since when the one waits who has waited longest; of interactive requests, with `bulk` of all."""
+
     def full(self, bulk: bool) -> bool:
-        """Whether a batch is worth more than an earlier stage's work."""
+        """Whether a batch is worth more than an earlier stage's work, or has waited long enough."""
 
     def leaves_at(self) -> float:
         """When a batch may leave that is not full."""
@@ -61,7 +65,8 @@ class Crew:
         self.changed = threading.Condition()
         self.clock = clock
         self.threads = threads
-        self._queues: list[Queue] = []
+        self._first: list[Queue] = []
+        self._later: list[Queue] = []
         self._busy = 0
         self._closed = False
         self._here = threading.local()
@@ -72,12 +77,17 @@ class Crew:
     def add(self, queue: Queue, first: bool = False) -> None:
         """A further queue: of a later stage than those before, or of the first one."""
         with self.changed:
-            self._queues.insert(0 if first else len(self._queues), queue)
+            (self._first if first else self._later).append(queue)
 
     def remove(self, queue: Queue) -> None:
         """A queue that is empty and stays so: what it works with is given free."""
         with self.changed:
-            self._queues = [each for each in self._queues if each is not queue]
+            self._first = [each for each in self._first if each is not queue]
+            self._later = [each for each in self._later if each is not queue]
+
+    @property
+    def _queues(self) -> list[Queue]:
+        return self._first + self._later
 
     def wake(self, items: int) -> None:
         """There is more to do; the lock is held."""
@@ -116,6 +126,7 @@ class Crew:
             self._here.looks_next = True
             job.deliver()
             self._here.looks_next = False
+            del job  # and with it the last photo, while there is no other
 
     def _next(self) -> Job | None:
         """Wait for work; None means closed and drained."""
@@ -135,13 +146,17 @@ class Crew:
 
     def _choose(self, now: float) -> Queue | None:
         for bulk in (False, True):
-            for queue in reversed(self._queues):
-                if queue.full(bulk):
-                    return queue
-            for queue in self._queues:
-                if queue.count(bulk) and (self._closed or queue.leaves_at() <= now):
-                    return queue
+            for ready in (
+                [queue for queue in self._later if queue.full(bulk)],
+                self._may_leave(self._first, bulk, now),
+                self._may_leave(self._later, bulk, now),
+            ):
+                if ready:
+                    return min(ready, key=lambda queue: queue.since(bulk)) if len(ready) > 1 else ready[0]
         return None
+
+    def _may_leave(self, stage: list[Queue], bulk: bool, now: float) -> list[Queue]:
+        return [queue for queue in stage if queue.count(bulk) and (self._closed or queue.leaves_at() <= now)]
 
 
 def _stand_back() -> None:

@@ -57,11 +57,10 @@ class Line(Generic[Item, Result]):
         """How many were not cancelled."""
         return sum(not entry.future.cancelled() for line in (self._interactive, self._bulk) for entry in line)
 
-    @property
-    def oldest(self) -> float | None:
-        """Since when the one waits who has waited longest."""
-        firsts = [line[0].since for line in (self._interactive, self._bulk) if line]
-        return min(firsts, default=None)
+    def since(self, bulk: bool) -> float:
+        """Since when the one waits who has waited longest; of interactive items, with `bulk` of all. inf: nobody."""
+        lines = (self._interactive, self._bulk) if bulk else (self._interactive,)
+        return min((line[0].since for line in lines if line), default=math.inf)
 
     def add(self, entries: Iterable[Entry[Item, Result]]) -> None:
         """At the end of their class."""
@@ -94,4 +93,5 @@ class Line(Generic[Item, Result]):
                     self._first_deadline = min(self._first_deadline, entry.urgency.deadline)
 
     def _note(self, future: Future[Result]) -> None:
-        self._some_gave_up = self._some_gave_up or future.cancelled()
+        if future.cancelled():
+            self._some_gave_up = True

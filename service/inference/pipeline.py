@@ -8,7 +8,7 @@ import contextvars
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar, cast
 
 from service.inference.batcher import Batcher
 from service.inference.pool import Pool
@@ -42,73 +42,90 @@ def in_two_stages(
 
 
 class _Passage(Generic[First, Item, Result]):
-    """One photo on its way. Its methods run on whichever thread finished the stage before."""
+    """One photo on its way. Its methods run on whichever thread finished the stage before.
+
+    When the answer is there it lets go of everything: futures keep those whom they told, and a photo of fifty faces
+    would stay in memory with all its crops until the garbage collector came by.
+    """
 
     def __init__(self, items: Callable[[First], Sequence[Item]], batcher: Batcher[Item, Result]) -> None:
         self._items = items
         self._batcher = batcher
-        self._caller = contextvars.copy_context()
-        self._answer: Future[tuple[First, list[Result]]] = Future()
-        self._answer.add_done_callback(self._give_up)
-        self._waiting_for: Sequence[Future[First] | Future[Result]] = ()
         self._lock = threading.Lock()
+        self._caller: contextvars.Context | None = contextvars.copy_context()
+        self._answer: Future[tuple[First, list[Result]]] | None = None
+        self._waiting_for: Sequence[Future[First] | Future[Result]] = ()
+        self._results: list[Future[Result]] = []
+        self._first: First | None = None
         self._left = 0
-        self._is_over = False
 
     def begin(self, first: "Future[First]") -> "Future[tuple[First, list[Result]]]":
-        self._waiting_for = [first]
+        answer: Future[tuple[First, list[Result]]] = Future()
+        self._answer, self._waiting_for = answer, [first]
+        answer.add_done_callback(self._ended)
         first.add_done_callback(self._second_stage)
-        return self._answer
+        return answer
 
     def _second_stage(self, done: "Future[First]") -> None:
-        if done.cancelled():
+        caller = self._caller
+        if caller is None or done.cancelled():
             return
+        error = done.exception()
+        if error is not None:  # not raised once more: its frames would hold the future that holds it
+            self._tell(error)
+            return
+        first = done.result()
         try:
-            first = done.result()
-            results = self._caller.run(self._submit, self._items(first))
-        except Exception as error:  # a photo that cannot be read, or crops that are refused
-            self._fail(error)
+            results = caller.run(self._submit, self._items(first))
+        except Exception as refusal:
+            self._tell(refusal)
             return
-        self._waiting_for, self._left = results, len(results)
-        if self._answer.cancelled():  # perhaps before there was anything of this stage to cancel
-            self._give_up(self._answer)
+        with self._lock:
+            is_over = self._answer is None  # given up meanwhile
+            if not is_over:
+                self._first, self._results, self._waiting_for, self._left = first, results, results, len(results)
+        if is_over:
+            _cancel_all(results)
+            return
         for result in results:
-            result.add_done_callback(lambda one: self._one_done(one, first, results))
+            result.add_done_callback(self._one_done)
         if not results:
-            self._finish(first, results)
+            self._tell()
 
     def _submit(self, items: Sequence[Item]) -> "list[Future[Result]]":
         return self._batcher.submit(items, urgency()) if items else []
 
-    def _one_done(self, one: "Future[Result]", first: First, results: "list[Future[Result]]") -> None:
+    def _one_done(self, one: "Future[Result]") -> None:
         if one.cancelled():
             return
         error = one.exception()
-        if error is not None:
-            self._fail(error)
-            return
         with self._lock:
             self._left -= 1
             is_last = self._left == 0
-        if is_last:
-            self._finish(first, results)
+        if error is not None or is_last:
+            self._tell(error)
 
-    def _finish(self, first: First, results: "list[Future[Result]]") -> None:
-        if self._is_waited_for():
-            self._answer.set_result((first, [each.result() for each in results]))
-
-    def _fail(self, error: BaseException) -> None:
-        if self._is_waited_for():
-            self._answer.set_exception(error)
-
-    def _is_waited_for(self) -> bool:
-        """Whether there is somebody to answer; once only, and from then on it can't be cancelled."""
+    def _tell(self, error: BaseException | None = None) -> None:
+        """The answer, once, and if somebody still waits for it; from then on it cannot be cancelled."""
         with self._lock:
-            is_over, self._is_over = self._is_over, True
-        return not is_over and self._answer.set_running_or_notify_cancel()
+            answer, self._answer = self._answer, None
+            first, results = self._first, self._results
+        if answer is None or not answer.set_running_or_notify_cancel():
+            return
+        if error is not None:
+            answer.set_exception(error)
+        else:
+            answer.set_result((cast(First, first), [each.result() for each in results]))
 
-    def _give_up(self, answer: "Future[tuple[First, list[Result]]]") -> None:
-        """When the answer is there: what it did not wait for need not be done."""
+    def _ended(self, answer: "Future[tuple[First, list[Result]]]") -> None:
+        with self._lock:
+            waiting_for, self._waiting_for = self._waiting_for, ()
+            self._answer = self._caller = self._first = None
+            self._results = []
         if answer.cancelled() or answer.exception() is not None:
-            for each in self._waiting_for:
-                each.cancel()
+            _cancel_all(waiting_for)
+
+
+def _cancel_all(futures: "Sequence[Future[Any]] | Sequence[Future[Any] | Future[Any]]") -> None:
+    for each in futures:
+        each.cancel()

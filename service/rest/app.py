@@ -85,7 +85,12 @@ def create_app(
     # The last one added is the outermost.
     app.add_middleware(Deadline, seconds=timeout_s, stopping=stopping)
     app.add_middleware(BodyLimit, max_bytes=options.max_body_bytes, max_pending_bytes=options.max_pending_bytes)
-    app.add_middleware(Room, check=lambda within_s: parts.served.default.check_room(within_s), seconds=timeout_s)
+    app.add_middleware(
+        Room,
+        check=lambda within_s: parts.served.default.check_room(within_s),
+        authorize=parts.access.check,
+        seconds=timeout_s,
+    )
     app.add_middleware(SameSite, loopback_only=options.loopback_only)
     app.add_middleware(Unexpected)
     app.add_middleware(Measure, metrics=parts.metrics)

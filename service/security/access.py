@@ -146,9 +146,16 @@ def check_collection(who: Caller, collection: str) -> None:
         raise PermissionDeniedError(f"this key is not for the collection {collection!r}")
 
 
-@lru_cache(maxsize=256)  # asked with each request, of the few names that the server is called by
+_LONGEST_NAME = 253  # of a host, by the rules of DNS
+
+
 def is_loopback(host: str) -> bool:
     """Whether a server bound to this address is reachable from this machine only."""
+    return len(host) <= _LONGEST_NAME and _is_loopback(host)
+
+
+@lru_cache(maxsize=256)  # asked with each request, of the few names that the server is called by
+def _is_loopback(host: str) -> bool:
     if host == "localhost":
         return True
     try:

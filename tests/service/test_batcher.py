@@ -4,13 +4,19 @@ import itertools
 import random
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import CancelledError
+from concurrent.futures import CancelledError, Future
+from functools import partial
 
 import pytest
+from live_server import wait_until
 
 from service.errors import NotReadyError, OverloadedError
 from service.inference.batcher import Batcher, BatcherOptions
+from service.inference.crew import Crew
+from service.inference.line import Entry, Line
+from service.inference.urgency import Urgency
 
 WAIT_S = 20
 
@@ -282,3 +288,82 @@ def test_several_workers_run_at_the_same_time(start: Callable[..., Batcher[int, 
     futures = start(function, max_batch=1, workers=3).submit([1, 2, 3])
 
     assert [future.result(WAIT_S) for future in futures] == [1, 2, 3]
+
+
+def test_two_queues_of_one_stage_take_turns_by_who_has_waited_longest() -> None:
+    crew = Crew("turns", 1)
+    order: list[str] = []
+    hold, begun = threading.Event(), threading.Event()
+
+    def run(name: str, items: list[int]) -> list[int]:
+        begun.set()
+        assert hold.wait(WAIT_S)
+        order.append(name)
+        return items
+
+    queues = {
+        name: Batcher(name, partial(run, name), BatcherOptions(max_batch=2, max_queue=99, full=2, predict=False), crew)
+        for name in ("a", "b")
+    }
+    first = queues["a"].submit([0])
+    assert begun.wait(WAIT_S)
+    waiting = [future for name in "abbaab" for future in queues[name].submit([1, 2])]
+    hold.set()
+    for future in (*first, *waiting):
+        future.result(WAIT_S)
+    crew.close()
+    assert "".join(order) == "a" + "abbaab"
+
+
+def test_a_queue_that_was_closed_at_work_leaves_the_crew_when_it_is_done() -> None:
+    crew = Crew("leaving", 1)
+    hold, begun = threading.Event(), threading.Event()
+
+    def run(items: list[int]) -> list[int]:
+        begun.set()
+        assert hold.wait(WAIT_S)
+        return items
+
+    queue: Batcher[int, int] = Batcher("leaving", run, BatcherOptions(), crew)
+    gone = weakref.ref(queue)
+    futures = queue.submit([1]) + queue.submit([2])
+    assert begun.wait(WAIT_S)
+    queue.close()
+    hold.set()
+    assert [each.result(WAIT_S) for each in futures] == [1, 2]
+    del queue, run
+    wait_until(lambda: gone() is None)
+    crew.close()
+
+
+def test_an_error_keeps_its_story_and_not_the_frames_in_which_the_photo_is(
+    start: Callable[..., Batcher[int, int]],
+) -> None:
+    def fail(items: list[int]) -> list[int]:
+        try:
+            raise KeyError("what was the matter")
+        except KeyError as cause:
+            if items[0]:
+                raise ZeroDivisionError("a bug") from cause
+            raise OverloadedError("no room") from cause
+
+    bug, refusal = (start(fail).submit([item])[0].exception(WAIT_S) for item in (1, 0))
+    assert isinstance(bug, ZeroDivisionError)
+    assert isinstance(refusal, OverloadedError)
+    for error in (bug, refusal, bug.__cause__, refusal.__cause__):
+        assert error is not None
+        assert error.__traceback__ is None or error in (bug, refusal)
+    assert "what was the matter" in bug.__notes__[0]
+    assert "in fail" in bug.__notes__[0]
+    assert not hasattr(refusal, "__notes__")
+
+
+def test_a_cancelled_item_is_noticed_whatever_else_ends_at_that_moment() -> None:
+    line: Line[int, int] = Line()
+    done: Future[int] = Future()
+    gone: Future[int] = Future()
+    line.add([Entry(1, done, Urgency(), 0.0), Entry(2, gone, Urgency(), 0.0)])
+    gone.cancel()
+    done.set_result(1)
+    line.drop_gone(1.0)
+    assert len(line) == 1

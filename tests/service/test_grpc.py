@@ -203,11 +203,13 @@ class SlowFaces:
 
 
 @contextlib.asynccontextmanager
-async def _slow_server(max_pending_bytes: int, timeout_s: float = 30) -> AsyncIterator[SimpleNamespace]:
+async def _slow_server(
+    max_pending_bytes: int, timeout_s: float = 30, key: str | None = None
+) -> AsyncIterator[SimpleNamespace]:
     faces, metrics = SlowFaces(), Metrics()
     served = SimpleNamespace(default=faces)
     options = GrpcOptions("127.0.0.1", 0, 2**22, timeout_s, max_pending_bytes)
-    server = GrpcServer(GrpcParts(served, None, None, None, Access(None), metrics), options)  # type: ignore[arg-type]
+    server = GrpcServer(GrpcParts(served, None, None, None, Access(key), metrics), options)  # type: ignore[arg-type]
     await server.start()
     try:
         async with grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as channel:
@@ -253,6 +255,18 @@ def test_a_photo_for_which_there_is_no_room_is_refused_before_anything_is_done_a
             unbounded, bounded = running.faces.asked_within_s
             assert unbounded == 30
             assert 0 < bounded < 6
+
+    asyncio.run(scenario())
+
+
+def test_a_stranger_is_told_that_and_nothing_of_the_load() -> None:
+    async def scenario() -> None:
+        async with _slow_server(max_pending_bytes=1000, key="0123456789abcdef") as running:
+            running.faces.is_full = True
+            for key, expected in (("wrong", "UNAUTHENTICATED"), ("0123456789abcdef", "RESOURCE_EXHAUSTED")):
+                with pytest.raises(grpc.aio.AioRpcError) as refused:
+                    await running.stub.Embed(pb.EmbedRequest(), metadata=(("authorization", f"Bearer {key}"),))
+                assert refused.value.code().name == expected
 
     asyncio.run(scenario())
 

@@ -1,13 +1,17 @@
 """Two stages of work, one future: what it becomes, whatever happens on the way."""
 
 import asyncio
+import gc
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import CancelledError, Future
 from contextlib import contextmanager
+from functools import partial
 
 import pytest
+from live_server import wait_until
 
 from service.errors import DeadlineExceededError, NotReadyError, OverloadedError
 from service.inference.batcher import Batcher, BatcherOptions
@@ -34,12 +38,12 @@ class Gate:
 class Stages:
     """Numbers up to one, then their squares: on one thread, or on one for each stage."""
 
-    def __init__(self, crews: int) -> None:
+    def __init__(self, crews: int, full: int = 1) -> None:
         self.batches: list[list[int]] = []
         self.threads: set[str] = set()
         self.during: Callable[[list[int]], None] = lambda items: None
         self.crews = [Crew(f"stage{number}", 1) for number in range(crews)]
-        options = BatcherOptions(max_batch=4, max_queue=4, predict=False)
+        options = BatcherOptions(max_batch=4, max_queue=4, full=full, predict=False)
         self.batcher: Batcher[int, int] = Batcher("squares", self._squares, options, self.crews[-1])
         self.pool = PhotoPool(self.crews[0], 8, self.batcher.cost_s)
 
@@ -216,3 +220,71 @@ def test_closed_it_refuses(stages: Stages) -> None:
     stages.pool.close()
     with pytest.raises(NotReadyError):
         stages.start(1)
+
+
+def test_what_was_answered_is_gone_without_the_garbage_collector(stages: Stages) -> None:
+    class Crop:
+        """Something that can be watched."""
+
+    def first(crops: list[Crop]) -> list[Crop]:
+        return crops
+
+    one_by_one: Batcher[Crop, int] = Batcher("ones", lambda crops: [1] * len(crops), BatcherOptions(), stages.crews[0])
+    gc.disable()
+    try:
+        watched = []
+        for count in (1, 3):
+            crops = [Crop() for _ in range(count)]
+            watched += [weakref.ref(crop) for crop in crops]
+            in_two_stages(stages.pool, partial(first, crops), list, one_by_one).result(WAIT_S)
+        crops = [Crop(), Crop()]
+        watched += [weakref.ref(crop) for crop in crops]
+        refused = in_two_stages(stages.pool, partial(first, crops), _refuse, one_by_one)
+        broken = in_two_stages(stages.pool, partial(_refuse, crops), list, one_by_one)
+        assert [type(each.exception(WAIT_S)) for each in (refused, broken)] == [ValueError, ValueError]
+        del crops, refused, broken
+        stages.pool.start(int).result(WAIT_S)  # the thread has something else in its hands
+        wait_until(lambda: not [each for each in watched if each() is not None])
+    finally:
+        gc.enable()
+
+
+def _refuse(_: object) -> list[object]:
+    raise ValueError("refused")
+
+
+def test_given_up_during_the_first_stage_nothing_is_queued_for_the_second(apart: Stages) -> None:
+    gate = Gate()
+    given_up = apart.start(3, gate)
+    assert gate.begun.acquire(timeout=WAIT_S)
+    seen = []
+    given_up.cancel()
+    held = Gate()
+    apart.during = lambda items: held()
+    (blocking,) = apart.batcher.submit([7])
+    assert held.begun.acquire(timeout=WAIT_S)
+    gate.may_end.set()
+    apart.pool.start(lambda: seen.append(apart.batcher.waiting)).result(WAIT_S)
+    held.may_end.set()
+    assert blocking.result(WAIT_S) == 49
+    assert seen == [0]
+
+
+def test_items_that_are_no_whole_batch_do_not_wait_for_ever_for_photos_without_any() -> None:
+    both = Stages(1, full=4)
+    goes_on = threading.Event()
+    goes_on.set()
+
+    def again() -> None:
+        """A photo without a face, and the next one."""
+        time.sleep(0.002)
+        if goes_on.is_set():
+            both.start(0, again)
+
+    for _ in range(3):
+        both.start(0, again)
+    try:
+        assert both.start(1).result(WAIT_S) == (1, [1])
+    finally:
+        goes_on.clear()
+        both.crews[0].close()
