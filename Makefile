@@ -62,7 +62,9 @@ bench: $(VENV)/.dev
 	$(BIN)/python benchmarks/throughput.py --seconds 1 --rounds 1
 	$(BIN)/python benchmarks/crowd.py --seconds 2 --rounds 1
 	$(BIN)/python benchmarks/overload.py --seconds 3 --rounds 1
+	$(BIN)/python benchmarks/identify.py --faces 20000 --seconds 1 --rounds 1
 	$(BIN)/python benchmarks/gallery.py --sizes 10000x512 100000x128
+	$(BIN)/python benchmarks/startup.py --sizes 10000x128 --rounds 1
 
 bench-training: $(VENV)/.dev
 	$(BIN)/python benchmarks/training.py $(ARGS)
