@@ -44,8 +44,6 @@ class Load:
     address: str
     bodies: list[str]
     aligned: bool = False
-    path: str = ""
-    content_type: str = "image/jpeg"
     clients: int = 1
     rate: float = 0.0
     seconds: float = 3.0
@@ -54,6 +52,8 @@ class Load:
     batch: int = 1
     precision: str = "float32"
     device: str = "cpu"
+    path: str = ""
+    content_type: str = "image/jpeg"
 
 
 def run_load(load: Load, pid: int = 0) -> dict[str, Any]:
