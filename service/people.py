@@ -301,8 +301,15 @@ class People:
         # On one thread, one after the other: what it costs to get to a thread is more than most searches.
         def searched_and_noted() -> tuple[list[Match], Decision, int]:
             with self._metrics.stage("search"):
-                matches, size = self._gallery.search(collection, contract, probe.embedding, limit)
-            decision = self._decide(faces, criterion, size)  # for the very faces that were searched
+                # Decided for the very faces that were searched.
+                matches, size = self._gallery.search(
+                    collection,
+                    contract,
+                    probe.embedding,
+                    limit,
+                    lambda size: self._decide(faces, criterion, size).threshold,
+                )
+            decision = self._decide(faces, criterion, size)
             if matches:
                 self._metrics.decided("identify", matches[0].similarity, matches[0].similarity >= decision.threshold)
             matches = [match for match in matches if match.similarity >= decision.threshold]

@@ -36,6 +36,9 @@ class Erased:
     overwritten: bool
 
 
+Least = Callable[[int], float]
+
+
 @dataclass(frozen=True, slots=True)
 class Match:
     """The best face of an enrolled person for a probe."""
@@ -213,8 +216,14 @@ class Gallery(Protocol):
         """face_id and vector of every face of a person."""
         ...
 
-    def search(self, collection: str, contract_id: str, vector: Vector, limit: int) -> tuple[list[Match], int]:
-        """The `limit` people nearest to a probe, each by their best face, and the number of faces searched."""
+    def search(
+        self, collection: str, contract_id: str, vector: Vector, limit: int, least: Least | None = None
+    ) -> tuple[list[Match], int]:
+        """The `limit` people nearest to a probe, each by their best face, and the number of faces searched.
+
+        `least` says, of that number, from which similarity on people matter: those below, except for the nearest, may
+        be left out.
+        """
         ...
 
     def erase(

@@ -6,6 +6,7 @@ in the records before it is answered, so a face that was erased in between is ne
 
 import contextlib
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -31,7 +32,7 @@ from service.domain import (
     Vector,
 )
 from service.errors import GalleryUnavailableError, StorageError
-from service.gallery.contract import LAST, SYSTEM, Erased, Match, SearchState, same_contract
+from service.gallery.contract import LAST, SYSTEM, Erased, Least, Match, SearchState, same_contract
 from service.gallery.folder import lock, refuse_moved, remove_scratch
 from service.gallery.grouping import EXACT, Grouping, SearchOptions
 from service.gallery.retention import SweepClock
@@ -180,8 +181,12 @@ class EmbeddedGallery:
         """face_id and vector of every face of a person."""
         return self._records.vectors_of(collection, subject, contract_id)
 
-    def search(self, collection: str, contract_id: str, vector: Vector, limit: int) -> tuple[list[Match], int]:
+    def search(
+        self, collection: str, contract_id: str, vector: Vector, limit: int, least: Least | None = None
+    ) -> tuple[list[Match], int]:
         """The `limit` people nearest to a probe, each by their best face, and the number of faces searched.
+
+        Whose face it is costs more to read than the face to find: of those below `least` only the nearest is named.
 
         Raises:
             NotFoundError: no such collection.
@@ -192,10 +197,14 @@ class EmbeddedGallery:
         index = self._indexes.get(collection) or self._new_index(model)
         same_contract(collection, model if index.contract_id == model.contract_id else _of(index), contract_id)
         size = len(index)
+        threshold = -math.inf if least is None else least(size)
         wanted = _FACES_A_PERSON * limit
         while True:
             found = index.search(vector, wanted)
-            people = self._best_of_people(found, limit)
+            near = [each for place, each in enumerate(found) if place == 0 or each[1] >= threshold]
+            people = self._best_of_people(near, limit)
+            if len(near) < len(found):  # whoever was not found is further away still
+                return people, size
             # A person with many faces fills the list: look further until there are enough people, or all there are. How
             # many that is, what was found says, and not a size from before, to which others may have added.
             if len(people) >= limit or len(found) < wanted or len(people) == self._records.people(collection):

@@ -56,6 +56,31 @@ def test_a_search_names_each_person_once_by_their_best_face(gallery: Gallery) ->
     assert [match.similarity for match in matches] == pytest.approx([score for score, _, _ in expected], abs=1e-6)
 
 
+@pytest.mark.parametrize("limit", [1, 3, 50])
+@pytest.mark.parametrize("threshold", [-1.0, 0.3, 0.9, 1.1])
+def test_whoever_is_near_enough_is_found_whatever_is_left_out_and_so_is_the_nearest(
+    gallery: Gallery, limit: int, threshold: float
+) -> None:
+    probe = units(1, 1)[0]
+    people = {f"near {number}": np.stack([near(probe, 7 * number + k) for k in range(7)]) for number in range(6)}
+    _enrol(gallery, people | {f"far {number}": units(100 + number, 2) for number in range(9)})
+    everybody, size = gallery.search("lab", CONTRACT, probe, limit)
+    asked: list[int] = []
+
+    def least(searched: int) -> float:
+        asked.append(searched)
+        return threshold
+
+    found, again = gallery.search("lab", CONTRACT, probe, limit, least)
+
+    assert (size, again) == (60, 60)
+    assert [match for match in found if match.similarity >= threshold] == [
+        match for match in everybody if match.similarity >= threshold
+    ]
+    assert found[0] == everybody[0]
+    assert set(asked) <= {60}
+
+
 def test_a_person_with_many_faces_does_not_crowd_out_the_others(gallery: Gallery) -> None:
     probe = units(1, 1)[0]
     crowd = np.stack([near(probe, seed) for seed in range(300)])

@@ -24,7 +24,7 @@ from service.domain import (
     Vector,
 )
 from service.errors import StorageError
-from service.gallery.contract import SYSTEM, Erased, Match, SearchState
+from service.gallery.contract import SYSTEM, Erased, Least, Match, SearchState
 from service.gallery.postgres.changes import Changes
 from service.gallery.postgres.connections import Connections
 from service.gallery.postgres.contracts import Contracts
@@ -225,8 +225,12 @@ class PostgresGallery:
         """face_id and vector of every face of a person."""
         return _twice(lambda: self._records.vectors_of(collection, contract_id, subject))
 
-    def search(self, collection: str, contract_id: str, vector: Vector, limit: int) -> tuple[list[Match], int]:
+    def search(
+        self, collection: str, contract_id: str, vector: Vector, limit: int, least: Least | None = None
+    ) -> tuple[list[Match], int]:
         """The `limit` people nearest to a probe, each by their best face, and the number of faces searched.
+
+        The names come with the rows here, so nobody is left out.
 
         Raises:
             NotFoundError: no such collection.
