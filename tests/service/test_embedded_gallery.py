@@ -48,6 +48,13 @@ def _names(gallery: EmbeddedGallery, probe: np.ndarray, limit: int = 1000) -> li
     return [match.subject for match in gallery.search("lab", CONTRACT, probe, limit)[0]]
 
 
+def test_an_erasure_tells_the_faces_of_a_person_in_the_order_in_which_they_were_enrolled(
+    gallery: EmbeddedGallery,
+) -> None:
+    ids = _enrol(gallery, {"Ann": units(3, 8)})["Ann"]
+    assert gallery.erase("lab", "Ann").face_ids == ids
+
+
 # --- searching
 
 
