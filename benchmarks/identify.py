@@ -177,6 +177,8 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=3, help="of all measurements in turns (default: 3)")
     parser.add_argument("--json", type=Path, help="write the numbers to this file as well")
     options = parser.parse_args()
+    if options.faces < OF_A_PERSON:
+        parser.error(f"--faces must be at least {OF_A_PERSON}, one person's")
     hold_libraries()
     about = machine()
     report(f"{options.faces} faces", about, measure(options), options.json)

@@ -23,11 +23,13 @@ from latency import machine
 from live import default_models
 from reports import report
 
+from models.errors import FaceError
 from models.preprocess import Vectors
 from service.gallery.recall import NEAREST, Sample
 from service.gallery.tiers import TieredIndex
 from service.threads import hold_libraries
 from training.data.aligned import AlignedSet
+from training.data.errors import DataError
 from training.embeddings import EmbeddedSet
 from training.evaluation.crops import embed_aligned
 
@@ -87,8 +89,11 @@ def main() -> int:
     options = parser.parse_args()
     hold_libraries()
     about = machine()
-    bundle = default_models().resolve("embedder", options.model)
-    faces = embed_aligned(bundle, AlignedSet.open(options.data), 0, lambda _: None)
+    try:
+        bundle = default_models().resolve("embedder", options.model)
+        faces = embed_aligned(bundle, AlignedSet.open(options.data), 0, lambda _: None)
+    except (DataError, FaceError) as error:
+        parser.error(str(error))
     gallery = enrolled(faces)
     print(f"{len(gallery.index)} faces, {len(gallery.probes)} probes")
     rows = {"exact": searched(gallery, None)}
