@@ -15,7 +15,7 @@ from pathlib import Path
 import httpx
 import pytest
 from activation import NEW, OLD, activate, ended, enrol, found, photo, put, two_models
-from live_server import LiveServer, live_server
+from live_server import LiveServer, live_server, wait_until
 
 TORTURE = float(os.environ.get("TORTURE", "0"))
 SWAPS = max(2, round(200 * TORTURE)) if TORTURE else 4
@@ -46,6 +46,11 @@ class _Traffic:
         self.over.set()
         for each in self._threads:
             each.join()
+
+    def wait_for_one_by(self, model: str) -> None:
+        """Until a caller who is answered from now on is answered by this model."""
+        before = self.answers.get(model, 0)
+        wait_until(lambda: self.answers.get(model, 0) > before or self.wrong)
 
     def _run(self, step: Callable[[httpx.Client, random.Random], str]) -> None:
         chance = random.Random(0)
@@ -97,6 +102,7 @@ def test_nobody_notices_that_the_model_is_changed_and_nobody_is_lost(models_dir:
                     job = ended(server.client, server.client.post("/models/rollback").json()["id"])
                 states = [each["state"] for each in job["collections"]]
                 assert (job["state"], states) == ("done", ["switched"]), job
+                traffic.wait_for_one_by(NEW if swap % 2 == 0 else OLD)
         assert traffic.wrong == []
         for number in traffic.enrolled:
             found(server.client, "people", number)
