@@ -17,6 +17,7 @@ import io
 import json
 import os
 import platform
+import subprocess
 import sys
 import time
 from collections import defaultdict
@@ -302,7 +303,7 @@ def _jpeg(image: Pixels) -> bytes:
 
 
 def machine() -> dict[str, str]:
-    """Processor and versions."""
+    """Processor, GPU where there is one, and versions."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
@@ -310,10 +311,20 @@ def machine() -> dict[str, str]:
     return {
         "processor": names[0] if names else platform.processor(),
         "cores": str(len(os.sched_getaffinity(0))),
+        **_gpu(),
         "load before": " ".join(f"{value:.2f}" for value in os.getloadavg()),
         "python": platform.python_version(),
         **{name: metadata.version(name) for name in packages},
     }
+
+
+def _gpu() -> dict[str, str]:
+    command = ["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"]
+    try:
+        said = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True).stdout
+    except (OSError, subprocess.SubprocessError):
+        return {}
+    return {"gpu": "; ".join(said.split("\n")[:-1])}
 
 
 def row(values: list[float]) -> dict[str, float]:

@@ -1,6 +1,7 @@
 """Aligned crops a second over REST and gRPC at 1 to 64 clients, against the bare session on as many threads.
 
     .venv/bin/python benchmarks/throughput.py [--seconds S] [--rounds N] [--model ID] [--device D] [--json OUT]
+    .venv/bin/python benchmarks/throughput.py --device cuda --max-batch 64 --clients 1 64 256 [--graphs]
 
 The server, the load and the bare session are processes of their own on one machine, in turns; a ratio is taken within
 its round, so that a machine that is slower for a while slows both. The load takes its time from the same cores.
@@ -25,6 +26,8 @@ from PIL import Image
 from reports import report
 
 CLIENTS = (1, 4, 16, 64)
+# What feeds a GPU fastest alone: threads with a session each.
+FEEDERS = (1, 4)
 
 
 def crops(folder: Path) -> list[str]:
@@ -46,19 +49,23 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     default_models()
     cores = len(os.sched_getaffinity(0))
     rows: dict[str, list[dict[str, Any]]] = {}
-    settings = {"FACESPHERE_DEVICE": options.device} | ({"FACESPHERE_MODEL": options.model} if options.model else {})
+    settings = {
+        "FACESPHERE_DEVICE": options.device,
+        "FACESPHERE_MAX_BATCH": str(options.max_batch),
+        "FACESPHERE_CUDA_GRAPHS": str(options.graphs),
+    } | ({"FACESPHERE_MODEL": options.model} if options.model else {})
     with tempfile.TemporaryDirectory() as folder, server(0, **settings) as address:
         bodies = crops(Path(folder))
         rest = f"{address.http_host}:{address.http_port}"
         for _ in range(options.rounds):
             bare = _bare(options, cores)
             for protocol, where in (("grpc", address.grpc), ("rest", rest)):
-                for clients in CLIENTS:
+                for clients in options.clients:
                     load = Load(protocol, where, bodies, True, clients, seconds=options.seconds)
                     result = run_load(load, address.pid)
                     rows.setdefault(f"{protocol}, {clients} clients", []).append(result)
                 bare_after = _bare(options, cores)
-                for clients in CLIENTS:  # a machine that changed meanwhile: the mean of before and after
+                for clients in options.clients:  # a machine that changed meanwhile: the mean of before and after
                     row = rows[f"{protocol}, {clients} clients"][-1]
                     row["ratio"] = row["per_s"] / ((bare["per_s"] + bare_after["per_s"]) / 2)
                     row["cpu_ratio"] = (bare["cpu_ms"] + bare_after["cpu_ms"]) / 2 / row["cpu_ms"]
@@ -68,21 +75,24 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _bare(options: argparse.Namespace, cores: int) -> dict[str, Any]:
-    """The faster of batches of 1 and of 8."""
+    """The faster of batches of 1 and of the most; on a GPU of the most, by one thread and by several."""
+    on_gpu = options.device == "cuda"
+    feeders, batches = (FEEDERS, (options.max_batch,)) if on_gpu else ((cores,), (1, options.max_batch))
     runs = [
         run_load(
             Load(
                 "bare",
                 options.model or "",
                 [],
-                clients=cores,
+                clients=clients,
                 seconds=options.seconds / 2,
                 batch=batch,
                 model=str(MODELS),
                 device=options.device,
             )
         )
-        for batch in (1, 8)
+        for batch in batches
+        for clients in feeders
     ]
     return max(runs, key=lambda run: float(run["per_s"]))
 
@@ -105,7 +115,10 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=3, help="of each measurement (default: 3)")
     parser.add_argument("--rounds", type=int, default=3, help="of all measurements in turns (default: 3)")
     parser.add_argument("--model", help="embedder, if not the promoted one")
-    parser.add_argument("--device", default="cpu", help="cpu or openvino (default: cpu)")
+    parser.add_argument("--device", default="cpu", help="cpu, openvino or cuda (default: cpu)")
+    parser.add_argument("--max-batch", type=int, default=8, help="crops in one run, served and bare (default: 8)")
+    parser.add_argument("--clients", type=int, nargs="+", default=CLIENTS, help="at once (default: 1 4 16 64)")
+    parser.add_argument("--graphs", action="store_true", help="the server launches CUDA graphs")
     parser.add_argument("--json", type=Path, help="write the numbers to this file as well")
     options = parser.parse_args()
     about = machine()

@@ -8,6 +8,6 @@ lock() {
 }
 lock "$@" --extra cpu --output-file cpu.txt
 # The newest build of ONNX Runtime for CUDA 12; later ones want the CUDA 13 of another base image.
-lock "$@" --extra gpu --constraint cuda12.txt --output-file gpu.txt
+lock "$@" --extra gpu-image --constraint cuda12.txt --output-file gpu.txt
 # PyTorch comes from an index of its own, and with what it needs; the rest is as in the server's image.
 lock "$@" --extra cpu --extra train --constraint cpu.txt --override without-torch.txt --output-file train.txt

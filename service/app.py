@@ -22,7 +22,7 @@ from fastapi import FastAPI
 from models import zoo
 from models.buckets import batch_limit
 from models.bundle import Bundle
-from models.errors import CalibrationError, FaceError, InvalidBundleError, ModelNotFoundError
+from models.errors import CalibrationError, DeviceUnavailableError, FaceError, InvalidBundleError, ModelNotFoundError
 from models.image import ImageLimits, Pixels
 from models.registry import Registry
 from models.runtime import Session, SessionOptions, route
@@ -39,7 +39,7 @@ from service.gallery.grouping import SearchOptions
 from service.grpc_api.server import GrpcOptions, GrpcParts, GrpcServer
 from service.inference.batcher import Batcher, BatcherOptions
 from service.inference.crew import ON_THE_PROCESSOR, Crew, crews_for
-from service.inference.detector import Detector
+from service.inference.detector import Detector, DetectorOptions
 from service.inference.embedder import Embedder
 from service.inference.looks import SharedLooks
 from service.inference.observed import ObservedDetector, ObservedFinder, observed_embed
@@ -106,10 +106,9 @@ def build_inference(settings: Settings, registry: Registry, tracer: Tracer = NO_
     """Load both networks, warm them, and start their threads."""
     hold_libraries()
     detector_bundle = registry.resolve("detector", settings.detector)
-    # OpenVINO and TensorRT prepare themselves anew for each shape, the latter for minutes, and photos have many.
-    device = {"openvino": "cpu", "tensorrt": "cuda"}.get(settings.device, settings.device)
-    engines = settings.data_dir / "engines"
-    options = SessionOptions(device, Threads.session, cache=engines, free_batch=device != "cpu")
+    # Photos have many shapes, for which all but the plain kernels of a processor prepare themselves anew.
+    device = settings.detector_device
+    options = SessionOptions(device, Threads.session, free_batch=device != "cpu")
     session = Session(detector_bundle.model_path, options)
     metrics = Metrics(tracer)
     detector = ObservedDetector(session, detector_bundle.manifest.input, metrics)
@@ -120,8 +119,15 @@ def build_inference(settings: Settings, registry: Registry, tracer: Tracer = NO_
         first, embedders.load, embedders.find, settings.request_timeout_s, embedders.tell, registry.version_of
     )
     embedders.served = served
-    if session.device not in ON_THE_PROCESSOR and len(embedders.crews) > 1:
-        detector.run_by(SharedLooks(session, embedders.crews[-1], settings.max_batch, tracer).run)
+    if session.device not in ON_THE_PROCESSOR:
+        if embedders.session.device in ON_THE_PROCESSOR:
+            raise DeviceUnavailableError(
+                f"detector_device {session.device} is for servers that embed on a GPU too; this one embeds on "
+                f"{embedders.session.device}"
+            )
+        looks = SharedLooks(session, embedders.crews[-1], settings.max_batch, tracer)
+        looks.warm_up(DetectorOptions().sides)
+        detector.run_by(looks.run)
     about = detector_bundle.manifest
     metrics.serves(about.kind, about.id, about.contract_id, session.device)
     named = route(embedders.session, session)

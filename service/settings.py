@@ -46,6 +46,9 @@ class Settings(BaseSettings):
     device: Device = Field(
         "auto", description="auto, cpu, cuda, tensorrt or openvino; a named one must really be used."
     )
+    detector_device: Literal["cpu", "cuda"] = Field(
+        "cpu", description="Where faces are looked for: cpu, or cuda beside an embedder on a GPU."
+    )
     workers: int = Field(1, ge=1, le=1, description="Server processes; this version runs one.")
     threads: int = Field(0, ge=0, le=1024, description="Threads for images, inference and a search; 0: one a core.")
     api_key: SecretStr | None = Field(

@@ -14,6 +14,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from models.buckets import frame
 from models.bundle import InputSpec
 from models.image import Pixels
 from models.preprocess import to_input
@@ -44,6 +45,11 @@ class DetectorOptions:
     refined_face: float = 112.0
     max_faces: int = 256
 
+    @property
+    def sides(self) -> tuple[int, ...]:
+        """Of the squares that all looks fit in, in pixels, ascending."""
+        return self.close_side, self.first_side, self.fine_side
+
 
 @dataclass(frozen=True, slots=True)
 class Detections:
@@ -62,6 +68,7 @@ class Detector:
 
     def __init__(self, session: Session, spec: InputSpec, options: DetectorOptions | None = None) -> None:
         self._run: Callable[[Floats], dict[str, Floats]] = session.run
+        self._device = session.device
         self._spec = spec
         self._options = options or DetectorOptions()
 
@@ -127,12 +134,20 @@ class Detector:
         scale = min(1.0, side / max(image.shape[:2]))
         height, width = (max(1, round(size * scale)) for size in image.shape[:2])
         small = image if scale == 1 else cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
-        frame = int(max(height, width) * margin)
-        batch = _padded_input(cv2.copyMakeBorder(small, frame, frame, frame, frame, cv2.BORDER_CONSTANT), self._spec)
+        around = int(max(height, width) * margin)
+        batch = self._input(cv2.copyMakeBorder(small, around, around, around, around, cv2.BORDER_CONSTANT))
         found = _decode(self._run(batch), batch.shape[3], self._options.min_vote)
         # Each axis has its own scale after rounding to whole pixels.
         ratio = np.array([image.shape[1] / width, image.shape[0] / height], np.float32)
-        return Detections((found.boxes - frame) * np.tile(ratio, 2), (found.landmarks - frame) * ratio, found.scores)
+        return Detections((found.boxes - around) * np.tile(ratio, 2), (found.landmarks - around) * ratio, found.scores)
+
+    def _input(self, image: Pixels) -> Floats:
+        """The photo with black to the right and below, up to what the network and its device take."""
+        height, width = image.shape[:2]
+        filled = frame(self._device, height, width, (self._spec.height, self._spec.width), self._options.sides)
+        padded = np.zeros((*filled, 3), np.uint8)
+        padded[:height, :width] = image
+        return to_input([padded], self._spec.model_copy(update={"height": filled[0], "width": filled[1]}))
 
     def _faces(self, found: Detections) -> Detections:
         """One face for each cluster of anchors whose best is sure enough."""
@@ -156,19 +171,6 @@ class Detector:
         box = (found.boxes[same] * weight[:, None]).sum(axis=0)
         landmarks = (found.landmarks[same] * weight[:, None, None]).sum(axis=0)
         return Detections(box[None], landmarks[None], found.scores[best : best + 1])
-
-
-def _padded_input(image: Pixels, spec: InputSpec) -> Floats:
-    """The photo with black to the right and below, up to a multiple of the network's stride."""
-    height, width = image.shape[:2]
-    padded = np.zeros((_round_up(height, spec.height), _round_up(width, spec.width), 3), np.uint8)
-    padded[:height, :width] = image
-    size = {"height": padded.shape[0], "width": padded.shape[1]}
-    return to_input([padded], spec.model_copy(update=size))
-
-
-def _round_up(size: int, multiple: int) -> int:
-    return -(-size // multiple) * multiple
 
 
 def _decode(outputs: dict[str, Floats], width: int, min_score: float) -> Detections:

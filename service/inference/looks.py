@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from models.buckets import bucket
+from models.buckets import bucket, warm_batches
 from models.preprocess import Vectors
 from models.runtime import Session
 from service.inference.batcher import Batcher, BatcherOptions
@@ -15,6 +15,8 @@ from service.inference.crew import Crew
 from service.tracing import NO_TRACES, Tracer
 
 Outputs = dict[str, Vectors]
+# Of photos in one run; those of 1920 x 1920 pixels go one by one.
+_MOST_BYTES = 40 * 2**20
 # Who asks is a thread that was let in with its photo, and waits: their number is the bound.
 _UNBOUNDED = 2**31
 
@@ -48,12 +50,26 @@ class SharedLooks:
             shapes.setdefault(photo.shape, []).append(place)
         found: list[Outputs] = [{} for _ in photos]
         for places in shapes.values():
-            outputs = self._run_alike([photos[place] for place in places])
-            for number, place in enumerate(places):
-                found[place] = {name: values[number : number + 1] for name, values in outputs.items()}
+            most = self._most(photos[places[0]].nbytes)
+            for start in range(0, len(places), most):
+                part = places[start : start + most]
+                outputs = self._run_alike([photos[place] for place in part], most)
+                for number, place in enumerate(part):
+                    found[place] = {name: values[number : number + 1] for name, values in outputs.items()}
         return found
 
-    def _run_alike(self, photos: Sequence[Vectors]) -> Outputs:
+    def _most(self, photo_bytes: int) -> int:
+        return max(1, min(self._max_batch, _MOST_BYTES // photo_bytes))
+
+    def _run_alike(self, photos: Sequence[Vectors], most: int) -> Outputs:
         """Photos of one shape, filled up to a size of batch that the device takes."""
-        missing = bucket(self._session.device, len(photos), self._max_batch) - len(photos)
+        missing = bucket(self._session.device, len(photos), most) - len(photos)
         return self._session.run(np.concatenate([*photos, *[np.zeros_like(photos[0])] * missing]))
+
+    def warm_up(self, sides: Sequence[int]) -> None:
+        """Run photos of so many pixels a side in all sizes of batch, so that no caller is the first."""
+        for side in sides:
+            photo = np.zeros((1, 3, side, side), np.float32)
+            most = self._most(photo.nbytes)
+            for size in warm_batches(self._session.device, most):
+                self._run_alike([photo] * size, most)

@@ -198,6 +198,27 @@ def test_openvino_has_a_stream_for_each_run_at_once_with_threads_of_its_own() ->
     assert told["ENABLE_CPU_PINNING"] == "NO"  # else two networks are kept to the same cores
 
 
+@pytest.mark.parametrize(("device", "loads"), [("cuda", 1), ("tensorrt", 1), ("cpu", 0)])
+def test_the_libraries_of_a_gpu_are_loaded_once_and_what_that_prints_is_not_the_servers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], device: str, loads: int
+) -> None:
+    loaded = []
+
+    def preload() -> None:
+        loaded.append(1)
+        print("Failed to load libcublas.so.13")
+
+    monkeypatch.setattr(onnxruntime, "preload_dlls", preload)
+    monkeypatch.setitem(runtime._PROVIDERS, device, CPU)  # the session that is then opened
+    runtime._load_libraries.cache_clear()
+    (tmp_path / "model.onnx").write_bytes(_embedder())
+    for _ in range(2):
+        runtime._open(tmp_path / "model.onnx", _embedder(), device, SessionOptions(device))
+    assert len(loaded) == loads
+    assert capfd.readouterr().out == ""
+    runtime._load_libraries.cache_clear()
+
+
 def test_cuda_is_told_of_graphs_where_they_are_asked_for() -> None:
     assert "enable_cuda_graph" not in runtime._provider_options("cuda", 1, SessionOptions("cuda"))
     assert runtime._provider_options("cuda", 1, SessionOptions("cuda", graphs=True))["enable_cuda_graph"] == "1"

@@ -162,6 +162,7 @@ def test_a_key_of_the_command_line_opens_the_server_to_others_and_closes_it_to_e
         (("--model", "missing"), {}, "missing"),
         (("--model", "yunet-2023mar"), {}, "detector"),
         (("--device", "cuda"), {}, "cuda"),
+        ((), {"detector_device": "cuda"}, "cuda"),
         (("--port", "99999"), {}, "port"),
         (("--workers", "0"), {}, "workers"),
         ((), {"prot": "80"}, "FACESPHERE_PROT"),

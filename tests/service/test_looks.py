@@ -106,3 +106,47 @@ def test_a_detector_finds_the_same_faces_whoever_runs_its_network(bundle: Bundle
         assert len(ours) == len(theirs) >= 1
         np.testing.assert_allclose(ours.boxes, theirs.boxes, atol=0.05)
         np.testing.assert_allclose(ours.landmarks, theirs.landmarks, atol=0.05)
+
+
+def test_a_detector_that_looks_at_squares_finds_the_same_faces(bundle: Bundle, crew: Crew) -> None:
+    # A face that ends where the photo does is seen a little otherwise with more black beside it.
+    photos = [(astronaut(), 0.05), (np.tile(astronaut(), (2, 2, 1)), 0.05), (astronaut()[30:200, 150:320], 0.6)]
+    spec = bundle.manifest.input
+    alone = Detector(Session(bundle.model_path, SessionOptions("cpu")), spec)
+    session = Watched(bundle)
+    session.device = "cuda"
+    squares = Detector(session, spec)
+    squares.run_by(SharedLooks(session, crew, max_batch=8).run)
+    for photo, pixels in photos:
+        ours, theirs = squares.detect(photo), alone.detect(photo)
+        assert len(ours) == len(theirs) >= 1
+        np.testing.assert_allclose(ours.landmarks, theirs.landmarks, atol=pixels)
+    assert {shape[2:] for shape in session.shapes} == {(320, 320), (640, 640)}
+
+
+def test_what_is_warmed_is_all_that_a_device_is_ever_given(bundle: Bundle, crew: Crew) -> None:
+    session = Watched(bundle)
+    session.device = "cuda"
+    looks = SharedLooks(session, crew, max_batch=8)
+    looks.warm_up((64, 96))
+    warmed = set(session.shapes)
+    assert warmed == {(size, 3, side, side) for size in (1, 4, 8) for side in (64, 96)}
+    with ThreadPoolExecutor(12) as threads:
+        list(threads.map(lambda side: looks.run(np.zeros((1, 3, side, side), np.float32)), (64, 96) * 20))
+    assert set(session.shapes) <= warmed
+
+
+def test_photos_that_are_large_go_one_by_one(bundle: Bundle, crew: Crew, monkeypatch: pytest.MonkeyPatch) -> None:
+    session = Watched(bundle)
+    large = np.zeros((1, 3, 96, 96), np.float32)
+    monkeypatch.setattr("service.inference.looks._MOST_BYTES", large.nbytes)
+    looks = SharedLooks(session, crew, max_batch=8)
+    session.may_run.clear()
+    with ThreadPoolExecutor(8) as threads:
+        found = [threads.submit(looks.run, large) for _ in range(6)]
+        assert session.begun.acquire(timeout=WAIT_S)
+        while looks.waiting < 5:
+            threading.Event().wait(0.01)
+        session.may_run.set()
+        assert all(each.result(WAIT_S) for each in found)
+    assert session.shapes == [(1, 3, 96, 96)] * 6

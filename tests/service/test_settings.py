@@ -32,6 +32,7 @@ VALUES: dict[str, tuple[str, Any]] = {
     "detector": ("my-detector", "my-detector"),
     "auto_pull": ("false", False),
     "device": ("cpu", "cpu"),
+    "detector_device": ("cuda", "cuda"),
     "workers": ("1", 1),
     "threads": ("3", 3),
     "api_key": (KEY, KEY),

@@ -45,7 +45,7 @@ def test_an_accelerator_is_given_batches_without_being_asked_what_they_cost() ->
     network = Network({})
 
     assert _most(network, "cuda", 32) == 32
-    assert network.ran == [1, 2, 4, 8, 16, 32]
+    assert network.ran == [1, 4, 16, 32]
 
 
 def test_one_at_a_time_stays_one_at_a_time() -> None:
