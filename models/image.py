@@ -5,7 +5,6 @@ EXIF orientation is applied, so every coordinate downstream is a pixel of the up
 """
 
 import io
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -34,7 +33,9 @@ MAX_JPEG_SCANS = 100
 MAX_JPEG_SEGMENTS = 1000
 MAX_JPEG_PADDING = 2**16
 MAX_PNG_CHUNKS = 20_000
-_JPEG_MARKER = re.compile(rb"\xff+([\x01-\xcf\xd8-\xfe])")
+_JPEG_MARKERS = np.zeros(256, bool)
+_JPEG_MARKERS[[*range(0x01, 0xD0), *range(0xD8, 0xFF)]] = True
+_BLOCK = 2**16  # bytes that are looked through at once
 _SOS, _EOI = 0xDA, 0xD9
 _BARE_JPEG_MARKERS = frozenset((0x01, 0xC8, 0xD8, _EOI, *range(0xF0, 0xFE)))
 
@@ -195,13 +196,30 @@ def _check_jpeg_segments(data: bytes) -> None:
 def _jpeg_segments(data: bytes) -> Iterator[tuple[int, int]]:
     """Each marker of a JPEG and the number of bytes skipped to find it, as Pillow's parser finds them."""
     position = 2
-    while match := _JPEG_MARKER.search(data, position):
-        marker, end = match[1][0], match.end()
-        yield marker, end - 2 - position
-        position = end
+    while (at := _jpeg_marker(data, position)) >= 0:
+        marker = data[at + 1]
+        yield marker, at - position
+        position = at + 2
         if marker not in _BARE_JPEG_MARKERS:
-            position += max(int.from_bytes(data[end : end + 2], "big"), 2)
+            position += max(int.from_bytes(data[position : position + 2], "big"), 2)
     yield _EOI, max(len(data) - position, 0)
+
+
+def _jpeg_marker(data: bytes, start: int) -> int:
+    """Where, from `start` on, the next marker is: 0xFF and its byte; -1 if there is none.
+
+    In blocks, and by NumPy: coded pixels are most of the file, one byte in two hundred of them is 0xFF, and a loop, or
+    a regular expression, would hold all other threads up meanwhile.
+    """
+    if data[start : start + 1] == b"\xff" and _JPEG_MARKERS[data[start + 1] if start + 1 < len(data) else 0]:
+        return start
+    values = np.frombuffer(data, np.uint8)
+    for begin in range(start, len(data) - 1, _BLOCK):
+        (places,) = np.nonzero(values[begin : min(begin + _BLOCK, len(data) - 1)] == 0xFF)
+        (marked,) = np.nonzero(_JPEG_MARKERS[values[begin + 1 + places]])
+        if len(marked):
+            return begin + int(places[marked[0]])
+    return -1
 
 
 def _check_png_chunks(data: bytes) -> None:
@@ -276,4 +294,4 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         # The colour under a transparent pixel is arbitrary; white is what viewers show.
         rgba = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")

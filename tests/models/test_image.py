@@ -1,6 +1,7 @@
 """Image files to upright RGB, and what is refused unread."""
 
 import io
+import re
 import struct
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 from photos import ROOT, astronaut, encode
 from PIL import Image
 
+from models import image
 from models.errors import (
     FaceError,
     ImageTooLargeError,
@@ -467,6 +469,23 @@ def test_a_jpeg_with_a_colour_profile_in_many_parts_is_accepted() -> None:
     data = encode(_smooth(), "JPEG")
     part = b"\xff\xe2" + struct.pack(">H", 2 + 12 + 2 + 4) + b"ICC_PROFILE\0\x01\xffabcd"
     np.testing.assert_array_equal(decode(data[:2] + part * 255 + data[2:]), decode(data))
+
+
+@given(st.lists(st.sampled_from([b"\xff", b"\0", b"\x01", b"\xd0", b"\xd9", b"\xda", b"\xfe", b"\xff\xe1\0\x05abc"])))
+@settings(max_examples=300, deadline=None)
+def test_markers_are_found_wherever_blocks_of_bytes_end(parts: list[bytes]) -> None:
+    data = b"\xff\xd8" + b"".join(parts)
+    expected, position = [], 2
+    while match := re.compile(rb"\xff+([\x01-\xcf\xd8-\xfe])").search(data, position):
+        marker, end = match[1][0], match.end()
+        expected.append((marker, end - 2 - position))
+        bare = marker in (0x01, 0xC8, 0xD8, 0xD9) or 0xF0 <= marker < 0xFE
+        position = end if bare else end + max(int.from_bytes(data[end : end + 2], "big"), 2)
+    expected.append((0xD9, max(len(data) - position, 0)))
+    for block in (1, 3, 2**16):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(image, "_BLOCK", block)
+            assert list(image._jpeg_segments(data)) == expected
 
 
 @pytest.mark.parametrize(
