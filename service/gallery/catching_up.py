@@ -8,6 +8,7 @@ the row that has its number and its tag. The other values of that row are checke
 import json
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
@@ -42,10 +43,14 @@ def caught_up(
     Raises:
         StorageError: people or faces are missing, or one that is not in the snapshot is not what was stored.
     """
-    kept = snapshots.read(collection.uid, collection.model)
+    if not snapshots.has(collection.uid):
+        return None
+    with ThreadPoolExecutor(1, "facesphere-snapshot") as beside:  # one waits for the disk, the other for SQLite
+        reading = beside.submit(snapshots.read, collection.uid, collection.model)
+        rows, tags = _all_tags(database, collection)
+        kept = reading.result()
     if kept is None:
         return None
-    rows, tags = _all_tags(database, collection)
     places = _places(kept, rows, tags)
     if places is None:
         snapshots.refuse(collection.uid, "it holds a face that the records do not")

@@ -29,6 +29,7 @@ Tags = NDArray[np.uint8]  # (n, MAC_BYTES): the tags of rows
 UNFINISHED = ".tmp"
 _FORMAT = 1
 _LONGEST_LINE = 2**20
+_AHEAD = 2**26  # bytes that the disk is asked for before they are needed: it is kept busy while blocks are opened
 
 
 class UnusableError(Exception):
@@ -139,6 +140,7 @@ def _opened(file: BinaryIO, header: Header, cipher: Cipher) -> Faces:
     vectors = np.empty((total, header.dimension), np.float32)
     faces = Faces(np.empty(total, np.int64), np.empty((total, MAC_BYTES), np.uint8), vectors)
     for number, count in enumerate(header.counts):
+        _read_ahead(file)
         try:
             plain = memoryview(cipher.open(file.read(header.bytes_of(count)), _context(header, number)))
         except StorageError as error:
@@ -149,6 +151,12 @@ def _opened(file: BinaryIO, header: Header, cipher: Cipher) -> Faces:
         faces.vectors[place] = np.frombuffer(plain[after_tags:], "<f4").reshape(count, -1)
         first += count
     return faces
+
+
+def _read_ahead(file: BinaryIO) -> None:
+    if hasattr(os, "posix_fadvise"):  # not on every system
+        with contextlib.suppress(OSError):  # nor for every file; it is a hint
+            os.posix_fadvise(file.fileno(), file.tell(), _AHEAD, os.POSIX_FADV_WILLNEED)
 
 
 def _packed(block: Faces) -> bytes:

@@ -47,6 +47,10 @@ class Snapshots:
             for path in self._folder.glob(f"*{UNFINISHED}"):
                 overwrite(path)
 
+    def has(self, collection: str) -> bool:
+        """Whether a collection has one, of use or not."""
+        return self._path(collection).exists()
+
     def read(self, collection: str, model: ModelInfo) -> Faces | None:
         """What the snapshot of a collection holds; None if there is none that can be used."""
         path = self._path(collection)
