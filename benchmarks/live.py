@@ -40,17 +40,21 @@ def default_models() -> Registry:
 
 @contextlib.contextmanager
 def server(
-    threads: int, data_dir: Path | None = None, end: signal.Signals = signal.SIGTERM, **settings: str
+    threads: int,
+    data_dir: Path | None = None,
+    end: signal.Signals = signal.SIGTERM,
+    program: tuple[str, ...] = ("-m", "service"),
+    **settings: str,
 ) -> Iterator[Address]:
     """Start `facesphere serve` and wait until it is ready; without a data folder it begins with an empty gallery.
 
-    `settings` are further FACESPHERE_* variables.
+    `settings` are further FACESPHERE_* variables; `program` is what Python is to run in place of `facesphere`.
 
     Raises:
         RuntimeError: it did not start; with what it said.
     """
     with tempfile.TemporaryDirectory() as empty, tempfile.TemporaryFile("w+") as log:
-        command = [sys.executable, "-m", "service", "serve", "--host", "127.0.0.1", "--port", "0", "--grpc-port", "0"]
+        command = [sys.executable, *program, "serve", "--host", "127.0.0.1", "--port", "0", "--grpc-port", "0"]
         process = subprocess.Popen(
             [*command, "--threads", str(threads), "--data-dir", str(data_dir or f"{empty}/data")],
             stdout=subprocess.PIPE,

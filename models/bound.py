@@ -14,7 +14,7 @@ import onnxruntime as ort
 
 from models.preprocess import Vectors
 
-# A place keeps its memory, and its graph, for ever: for the few sizes of batch that there are.
+# A place keeps its memory, and its graph, for ever. On CUDA a session is given one shape (shapes.py), and so has one.
 _MOST_PLACES = 16
 _UNRECORDED = -1
 

@@ -3,9 +3,10 @@
 import contextlib
 import functools
 import io
+import logging
 import math
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -43,11 +44,12 @@ _EXTRAS = {"cuda": "gpu", "tensorrt": "gpu", "openvino": "openvino", "cpu": "cpu
 # photo would give other vectors elsewhere: the precision is always the manifest's.
 _BFLOAT16_DEVICE = "openvino"
 _BFLOAT16_FLAGS = frozenset(("avx512_bf16", "amx_bf16"))
+log = logging.getLogger("facesphere.models")
 _CUDA = {
     # TF32 keeps 10 bits of a factor where float32 has 23, and is on by itself: float32 in a contract is float32.
     "use_tf32": "0",
-    # On an H200 a run of the default model takes 0.8 ms by this, after half a second of planning, and 213 ms by
-    # "DEFAULT", which falls back to the slowest ways at every run. The search by trying all takes longer to plan.
+    # A run of the default model took 0.8 ms by this on an H200, after half a second of planning, and 213 ms by
+    # "DEFAULT" (benchmarks/shapes.py).
     "cudnn_conv_algo_search": "HEURISTIC",
     # What is taken from the GPU is what is needed, and not twice of it at each step.
     "arena_extend_strategy": "kSameAsRequested",
@@ -148,10 +150,9 @@ class Session:
         node = session.get_inputs()[0]
         self.input_shape: tuple[int | str | None, ...] = tuple(node.shape)
         self.output_names: list[str] = [output.name for output in session.get_outputs()]
-        how = functools.partial(_runs, device=self.device, graphs=options.graphs)
-        self._runs = how(session)
-        if self.device == "cuda" and self.fixed_batch is None:
-            self._runs = RunsByShape(self._runs, lambda: how(_open(path, model, asked, options)[0]))
+        self._runs = _runs(session, self.device, options.graphs)
+        if self.device == "cuda" and not all(isinstance(size, int) for size in self.input_shape):
+            self._runs = RunsByShape(self._runs, functools.partial(_another, path, replace(options, device="cuda")))
 
     @property
     def fixed_batch(self) -> int | None:
@@ -166,6 +167,12 @@ class Session:
 
 def _runs(session: Any, device: str, graphs: bool) -> Runs:
     return BoundRuns(session, device) if graphs else _PlainRuns(session, device)
+
+
+def _another(path: Path, options: SessionOptions) -> Runs:
+    """A further session of the same file on the device that the first one got: that one or none."""
+    device = options.device
+    return _runs(_open(path, _read(path, device, options.free_batch), device, options)[0], device, options.graphs)
 
 
 class _PlainRuns:
@@ -220,8 +227,7 @@ def _read(path: Path, device: str, free_batch: bool) -> bytes:
 
 def _open(path: Path, model: bytes, device: str, options: SessionOptions) -> tuple[Any, str]:
     threads = options.threads or os.cpu_count() or 1
-    if device in _ON_A_GPU:
-        _load_libraries()
+    missing = _load_libraries() if device in _ON_A_GPU else ""
     try:
         session = ort.InferenceSession(
             model,
@@ -236,16 +242,24 @@ def _open(path: Path, model: bytes, device: str, options: SessionOptions) -> tup
         session.disable_fallback()
         return session, device
     if options.device == "auto":
+        if missing:
+            log.warning("the processor is taken, since %s does not work: %s", device, missing)
         return session, "cpu"
-    raise DeviceUnavailableError(f"device {device} was asked for, but ONNX Runtime would use {used}")
+    why = f": {missing}" if missing else ""
+    raise DeviceUnavailableError(f"device {device} was asked for, but ONNX Runtime would use {used}{why}")
 
 
 @functools.cache
-def _load_libraries() -> None:
-    """CUDA and cuDNN as pip installs them, in folders where no loader looks; where they are missing, the system's."""
-    # It says in print what it did not find, and the server's output has one line, for programs.
-    with contextlib.redirect_stdout(io.StringIO()):
+def _load_libraries() -> str:
+    """CUDA and cuDNN as pip installs them, in folders where no loader looks; where they are missing, the system's.
+
+    Returns:
+        What it says was not found, in a line.
+    """
+    # It says so in print, and the server's output has one line, for programs.
+    with contextlib.redirect_stdout(io.StringIO()) as said:
         ort.preload_dlls()
+    return " ".join(said.getvalue().split())[:300]
 
 
 def _giving_back() -> Any:
@@ -288,14 +302,16 @@ def _one_line(error: Exception) -> str:
     return " ".join(str(error).split())[:300]
 
 
-def check_embedder(session: Session, width: int, height: int, dimension: int | None) -> int:
-    """Run an embedder once and return its dimension.
+def check_embedder(
+    session: Session, width: int, height: int, dimension: int | None, most: int = MOST_ON_A_PROCESSOR
+) -> int:
+    """Run an embedder once, in a size that a batch of up to `most` may have, and return its dimension.
 
     Raises:
         InvalidBundleError: it does not run on that size, gives no single vector a crop, not the dimension that was
             stated, or vectors that are not finite.
     """
-    count = session.fixed_batch or bucket(session.device, 2, MOST_ON_A_PROCESSOR)
+    count = session.fixed_batch or bucket(session.device, min(2, most), most)
     noise = np.random.default_rng(0).normal(size=(count, 3, height, width)).astype(np.float32)
     try:
         outputs = list(session.run(noise).values())

@@ -47,9 +47,9 @@ class RunsByShape:
         with self._lock:
             runs = self._by_shape.get(shape)
             if runs is None:
-                runs, self._unused = self._unused or self._another(), None
                 if len(self._by_shape) == self._most:
                     self._by_shape.popitem(last=False)
-                self._by_shape[shape] = runs
+                runs = self._by_shape[shape] = self._unused or self._another()
+                self._unused = None
             self._by_shape.move_to_end(shape)
             return runs

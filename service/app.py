@@ -109,7 +109,12 @@ def build_inference(settings: Settings, registry: Registry, tracer: Tracer = NO_
     # Photos have many shapes, for which all but the plain kernels of a processor prepare themselves anew.
     device = settings.detector_device
     options = SessionOptions(device, Threads.session, free_batch=device != "cpu")
-    session = Session(detector_bundle.model_path, options)
+    try:
+        session = Session(detector_bundle.model_path, options)
+    except DeviceUnavailableError as error:
+        if device == "cpu":
+            raise
+        raise DeviceUnavailableError(f"detector_device {device}: {error.message}") from error
     metrics = Metrics(tracer)
     detector = ObservedDetector(session, detector_bundle.manifest.input, metrics)
     detector.detect(np.zeros((640, 640, 3), np.uint8))

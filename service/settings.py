@@ -122,6 +122,12 @@ class Settings(BaseSettings):
             raise ValueError("TLS needs tls_cert and tls_key, both")
         return self
 
+    @model_validator(mode="after")
+    def _faces_beside_their_embedder(self) -> "Settings":
+        if self.detector_device == "cuda" and self.device in ("cpu", "openvino"):
+            raise ValueError(f"detector_device cuda is for servers that embed on a GPU too, not on {self.device}")
+        return self
+
     @property
     def tls(self) -> TlsFiles | None:
         """The certificates, if there are any."""

@@ -20,8 +20,9 @@ class Embedder:
         self._session = session
         self.manifest = manifest
         self.template = manifest.alignment
-        self.dimension = check_embedder(session, manifest.input.width, manifest.input.height, manifest.dimension)
         self._max_batch = max_batch * (2 if manifest.mirror else 1)
+        spec = manifest.input
+        self.dimension = check_embedder(session, spec.width, spec.height, manifest.dimension, self._max_batch)
 
     def embed(self, crops: Sequence[Pixels]) -> Vectors:
         """Embed crops; where the manifest says `mirror`, each with its mirror image.

@@ -1,4 +1,4 @@
-"""Looks at several photos in one run of the detector, those of one padded shape together.
+"""Looks at several photos in one run of the detector, those of one square together.
 
 Where the detector runs on an accelerator. A processor gains nothing by it: there each thread runs its own.
 """

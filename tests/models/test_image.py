@@ -498,6 +498,12 @@ def test_a_jpeg_padded_to_keep_the_parser_busy_is_refused_at_once(filler: bytes)
     _refused_within(0.1, data[:2] + filler + data[2:], InvalidImageError)
 
 
+def test_a_scan_that_ends_in_a_row_of_fill_bytes_is_refused_at_once() -> None:
+    # Each of them may begin a marker: whoever looks from each to the end takes the square of the time.
+    data = encode(_smooth(), "JPEG")
+    _refused_within(0.1, data[:-2] + b"\xff" * 200_000, InvalidImageError)
+
+
 def test_markers_without_a_length_do_not_hide_segments_from_the_count() -> None:
     # Pillow goes on right behind FFF0; a length read there would jump over what it then walks through.
     data = encode(_smooth(), "JPEG")

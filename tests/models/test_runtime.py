@@ -1,10 +1,12 @@
 """The device that was asked for is the one that is used, or opening fails."""
 
+import functools
 import json
 import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -24,6 +26,7 @@ from models.runtime import (
     choose_device,
     installed_runtimes,
 )
+from service.inference.embedder import Embedder
 
 CPU = "CPUExecutionProvider"
 CUDA = "CUDAExecutionProvider"
@@ -210,13 +213,121 @@ def test_the_libraries_of_a_gpu_are_loaded_once_and_what_that_prints_is_not_the_
 
     monkeypatch.setattr(onnxruntime, "preload_dlls", preload)
     monkeypatch.setitem(runtime._PROVIDERS, device, CPU)  # the session that is then opened
-    runtime._load_libraries.cache_clear()
-    (tmp_path / "model.onnx").write_bytes(_embedder())
+    monkeypatch.setattr(runtime, "_load_libraries", functools.cache(runtime._load_libraries.__wrapped__))
     for _ in range(2):
         runtime._open(tmp_path / "model.onnx", _embedder(), device, SessionOptions(device))
     assert len(loaded) == loads
     assert capfd.readouterr().out == ""
-    runtime._load_libraries.cache_clear()
+
+
+class Opened:
+    """CUDA played by the processor: everything is as on a GPU but who computes. Remembers what was opened."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.devices: list[str] = []
+        monkeypatch.setitem(runtime._PROVIDERS, "cuda", CPU)
+        monkeypatch.setattr(runtime, "_load_libraries", lambda: "")
+        really = runtime._open
+
+        def opens(path: Path, model: bytes, device: str, options: SessionOptions) -> tuple[Any, str]:
+            self.devices.append(options.device)
+            return really(path, model, device, options)
+
+        monkeypatch.setattr(runtime, "_open", opens)
+
+
+@pytest.fixture
+def opened(monkeypatch: pytest.MonkeyPatch) -> Opened:
+    return Opened(monkeypatch)
+
+
+def test_on_a_gpu_each_shape_has_a_session_and_gives_what_one_for_all_gives(tmp_path: Path, opened: Opened) -> None:
+    plain = _session(tmp_path, _embedder())
+    session = _session(tmp_path, _embedder(), SessionOptions("cuda"))
+    assert (session.device, opened.devices) == ("cuda", ["cpu", "cuda"])
+    rng = np.random.default_rng(8)
+    for size in (4, 1, 4, 16, 1):
+        batch = rng.normal(size=(size, 3, 16, 16)).astype(np.float32)
+        np.testing.assert_array_equal(session.run(batch)["y"], plain.run(batch)["y"])
+    assert opened.devices == ["cpu", "cuda", "cuda", "cuda"]
+
+
+def test_where_only_the_height_and_width_are_free_each_has_a_session_too(registry: Registry, opened: Opened) -> None:
+    session = Session(registry.resolve("detector").model_path, SessionOptions("cuda"))
+    assert session.fixed_batch == 1
+    for side in (64, 32, 64, 32):
+        session.run(np.zeros((1, 3, side, side), np.float32))
+    assert len(opened.devices) == 2
+
+
+def test_a_graph_of_one_shape_has_one_session(tmp_path: Path, opened: Opened) -> None:
+    session = _session(tmp_path, _embedder([1, 3, 16, 16]), SessionOptions("cuda"))
+    for _ in range(3):
+        session.run(np.zeros((1, 3, 16, 16), np.float32))
+    assert len(opened.devices) == 1
+
+
+def test_a_further_session_is_on_the_device_of_the_first_or_not_at_all(tmp_path: Path, opened: Opened) -> None:
+    session = _session(tmp_path, _embedder(), SessionOptions("auto"))
+    assert session.device == "cuda"
+    for size in (1, 2):
+        session.run(np.zeros((size, 3, 16, 16), np.float32))
+    assert opened.devices == ["auto", "cuda"]  # by auto the processor could be taken for it in silence
+
+
+@pytest.mark.parametrize(("most", "sizes"), [(1, 1), (2, 2), (3, 2), (8, 3)])
+def test_an_embedder_is_checked_in_a_size_that_it_is_then_given(
+    registry: Registry, opened: Opened, most: int, sizes: int
+) -> None:
+    bundle = registry.resolve("embedder")
+    embedder = Embedder(Session(bundle.model_path, SessionOptions("cuda")), bundle.manifest, most)
+    for count in range(1, most + 1):
+        embedder.embed([np.zeros((112, 112, 3), np.uint8)] * count)
+    assert len(opened.devices) == sizes
+
+
+class Told:
+    """A session that remembers how it was run."""
+
+    def __init__(self) -> None:
+        self.given_back: list[bool] = []
+
+    def get_inputs(self) -> list[Any]:
+        return [SimpleNamespace(name="x")]
+
+    def run(self, _: object, __: object, options: object) -> list[Any]:
+        self.given_back.append(options is not None)
+        return []
+
+
+def test_after_large_inputs_memory_is_given_back_on_a_processor_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runtime, "_LARGE_INPUT", 1000)
+    told: dict[str, list[bool]] = {}
+    for device in ("cpu", "openvino", "cuda", "tensorrt"):
+        session = Told()
+        runs = runtime._runs(session, device, graphs=False)
+        for count in (100, 1000):
+            runs.run(np.zeros(count, np.float32))
+        told[device] = session.given_back
+    assert told == {"cpu": [False, True], "openvino": [False, True], "cuda": [False, False], "tensorrt": [False, False]}
+
+
+def test_what_a_gpu_lacks_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(runtime, "_load_libraries", lambda: "Failed to load libcudnn.so.9")
+    # A provider that is compiled in and does not start: the runtime goes on without it.
+    real = onnxruntime.InferenceSession
+    monkeypatch.setattr(
+        onnxruntime,
+        "InferenceSession",
+        lambda model, sess_options, providers: real(model, sess_options, providers=[CPU]),
+    )
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [CUDA, CPU])
+    with pytest.raises(DeviceUnavailableError, match=r"would use CPUExecutionProvider: Failed to load libcudnn\.so\.9"):
+        _session(tmp_path, _embedder(), SessionOptions("cuda"))
+    assert _session(tmp_path, _embedder(), SessionOptions("auto")).device == "cpu"
+    assert "the processor is taken, since cuda does not work: Failed to load libcudnn.so.9" in caplog.text
 
 
 def test_cuda_is_told_of_graphs_where_they_are_asked_for() -> None:

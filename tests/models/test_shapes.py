@@ -1,6 +1,7 @@
 """Each shape of input has a session of its own."""
 
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -29,6 +30,7 @@ class Opened:
         self.by_shape = RunsByShape(self.all[0], self._another, most)
 
     def _another(self) -> Watched:
+        time.sleep(0.02)  # time enough for a second one to come
         self.all.append(Watched())
         return self.all[-1]
 

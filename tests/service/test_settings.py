@@ -78,6 +78,11 @@ def _refusal(**flags: Any) -> str:
     return message
 
 
+@pytest.mark.parametrize("device", ["cpu", "openvino"])
+def test_faces_are_looked_for_on_a_gpu_only_beside_an_embedder_there(device: str) -> None:
+    assert f"not on {device}" in _refusal(device=device, detector_device="cuda")
+
+
 def test_the_table_of_this_file_has_every_field() -> None:
     assert set(VALUES) == set(Settings.model_fields)
 

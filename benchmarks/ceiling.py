@@ -1,0 +1,96 @@
+"""How many crops one server process could serve if its network were as fast as a GPU's: what Python leaves.
+
+    .venv/bin/python benchmarks/ceiling.py [--clients 1 64] [--seconds S] [--rounds N] [--json OUT]
+
+A whole server, whose embedder is replaced by a wait as long as an H200 takes, with no core in use meanwhile. It
+gives vectors that mean nothing. Everything else is done: protocols, decoding, quality, queues, batches of up to 64, the
+answer. `cpu_ms` is what one answer costs the server's process.
+"""
+
+import argparse
+import os
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from latency import machine
+from live import default_models, server
+from load import Load, run_load
+from reports import report
+from throughput import crops
+
+# As an NVIDIA H200 does it, by benchmarks/shapes.py: 0.81 ms for one crop, 6.99 for 64.
+ALONE_MS, MORE_MS = 0.7, 0.1
+MAX_BATCH = 64
+
+
+def serve(arguments: list[str]) -> None:
+    """`facesphere` with these arguments, its embedders replaced."""
+    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+    from models.preprocess import Vectors
+    from models.runtime import Session
+    from service.__main__ import main as facesphere
+
+    run = Session.run
+
+    def wait(self: Session, batch: Vectors) -> dict[str, Vectors]:
+        if len(self.output_names) > 1:  # the detector
+            return run(self, batch)
+        self.device = "cuda"
+        time.sleep((ALONE_MS + MORE_MS * len(batch)) / 1000)
+        return {self.output_names[0]: np.ones((len(batch), 128), np.float32)}
+
+    Session.run = wait  # type: ignore[method-assign]
+    sys.argv = ["facesphere", *arguments]
+    facesphere()
+
+
+def measure(options: argparse.Namespace) -> dict[str, dict[str, Any]]:
+    """A row for each protocol and number of clients."""
+    default_models()
+    rows: dict[str, list[dict[str, Any]]] = {}
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        server(0, program=(__file__,), FACESPHERE_MAX_BATCH=str(MAX_BATCH), FACESPHERE_DEVICE="cpu") as address,
+    ):
+        bodies = crops(Path(folder))
+        rest = f"{address.http_host}:{address.http_port}"
+        for _ in range(options.rounds):
+            for protocol, where in (("grpc", address.grpc), ("rest", rest)):
+                for clients in options.clients:
+                    load = Load(protocol, where, bodies, True, clients, seconds=options.seconds)
+                    rows.setdefault(f"{protocol}, {clients} clients", []).append(run_load(load, address.pid))
+    return {name: _median(each) for name, each in rows.items()}
+
+
+def _median(runs: list[dict[str, Any]]) -> dict[str, Any]:
+    row = {key: float(np.median([run[key] for run in runs])) for key in ("per_s", "cpu_ms", "load_cores")}
+    row["p50_ms"], row["p99_ms"] = (float(np.median([run["ok_ms"][k] for run in runs])) for k in (0, 1))
+    row["failed"] = sum(sum(run["codes"].values()) - run["count"] for run in runs)
+    return row
+
+
+def main() -> int:
+    """The command line."""
+    if sys.argv[1:2] == ["serve"]:
+        serve(sys.argv[1:])
+        return 0
+    parser = argparse.ArgumentParser(
+        description="Crops a second that one server process could serve, whatever its network costs.",
+        epilog="Example: .venv/bin/python benchmarks/ceiling.py --rounds 5",
+    )
+    parser.add_argument("--clients", type=int, nargs="+", default=(1, 64), help="at once (default: 1 64)")
+    parser.add_argument("--seconds", type=float, default=4, help="of each measurement (default: 4)")
+    parser.add_argument("--rounds", type=int, default=3, help="of all measurements in turns (default: 3)")
+    parser.add_argument("--json", type=Path, help="write the numbers to this file as well")
+    options = parser.parse_args()
+    about = machine()
+    report(f"on {len(os.sched_getaffinity(0))} cores", about, measure(options), options.json)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
