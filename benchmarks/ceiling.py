@@ -1,13 +1,14 @@
 """How many crops one server process could serve if its network were as fast as a GPU's: what Python leaves.
 
-    .venv/bin/python benchmarks/ceiling.py [--clients 1 64] [--seconds S] [--rounds N] [--json OUT]
+    .venv/bin/python benchmarks/ceiling.py [--clients 1 64] [--threads 1 2] [--seconds S] [--rounds N] [--json OUT]
 
 A whole server, whose embedder is replaced by a wait as long as an H200 takes, with no core in use meanwhile. It
 gives vectors that mean nothing. Everything else is done: protocols, decoding, quality, queues, batches of up to 64, the
-answer. `cpu_ms` is what one answer costs the server's process.
+answer. `cpu_ms` is what one answer costs the server's process. Servers with several numbers of threads take turns.
 """
 
 import argparse
+import contextlib
 import os
 import sys
 import tempfile
@@ -49,20 +50,24 @@ def serve(arguments: list[str]) -> None:
 
 
 def measure(options: argparse.Namespace) -> dict[str, dict[str, Any]]:
-    """A row for each protocol and number of clients."""
+    """A row for each number of threads, protocol and number of clients."""
     default_models()
     rows: dict[str, list[dict[str, Any]]] = {}
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        server(0, program=(__file__,), FACESPHERE_MAX_BATCH=str(MAX_BATCH), FACESPHERE_DEVICE="cpu") as address,
-    ):
-        bodies = crops(Path(folder))
-        rest = f"{address.http_host}:{address.http_port}"
+    settings = {"FACESPHERE_MAX_BATCH": str(MAX_BATCH), "FACESPHERE_DEVICE": "cpu"}
+    with contextlib.ExitStack() as stack:
+        bodies = crops(Path(stack.enter_context(tempfile.TemporaryDirectory())))
+        servers = {
+            threads: stack.enter_context(server(threads, program=(__file__,), **settings))
+            for threads in options.threads
+        }
         for _ in range(options.rounds):
-            for protocol, where in (("grpc", address.grpc), ("rest", rest)):
-                for clients in options.clients:
-                    load = Load(protocol, where, bodies, True, clients, seconds=options.seconds)
-                    rows.setdefault(f"{protocol}, {clients} clients", []).append(run_load(load, address.pid))
+            for threads, address in servers.items():
+                rest = f"{address.http_host}:{address.http_port}"
+                for protocol, where in (("grpc", address.grpc), ("rest", rest)):
+                    for clients in options.clients:
+                        load = Load(protocol, where, bodies, True, clients, seconds=options.seconds)
+                        row = f"{protocol}, {clients} clients" + (f", {threads} threads" if threads else "")
+                        rows.setdefault(row, []).append(run_load(load, address.pid))
     return {name: _median(each) for name, each in rows.items()}
 
 
@@ -83,6 +88,9 @@ def main() -> int:
         epilog="Example: .venv/bin/python benchmarks/ceiling.py --rounds 5",
     )
     parser.add_argument("--clients", type=int, nargs="+", default=(1, 64), help="at once (default: 1 64)")
+    parser.add_argument(
+        "--threads", type=int, nargs="+", default=(0,), help="of the server; 0: one a core (default: 0)"
+    )
     parser.add_argument("--seconds", type=float, default=4, help="of each measurement (default: 4)")
     parser.add_argument("--rounds", type=int, default=3, help="of all measurements in turns (default: 3)")
     parser.add_argument("--json", type=Path, help="write the numbers to this file as well")
