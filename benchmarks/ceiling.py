@@ -20,7 +20,7 @@ import numpy as np
 from latency import machine
 from live import default_models, server
 from load import Load, run_load
-from reports import report
+from reports import of_rounds, report
 from throughput import crops
 
 # As an NVIDIA H200 does it, by benchmarks/shapes.py: 0.81 ms for one crop, 6.99 for 64.
@@ -68,14 +68,7 @@ def measure(options: argparse.Namespace) -> dict[str, dict[str, Any]]:
                         load = Load(protocol, where, bodies, True, clients, seconds=options.seconds)
                         row = f"{protocol}, {clients} clients" + (f", {threads} threads" if threads else "")
                         rows.setdefault(row, []).append(run_load(load, address.pid))
-    return {name: _median(each) for name, each in rows.items()}
-
-
-def _median(runs: list[dict[str, Any]]) -> dict[str, Any]:
-    row = {key: float(np.median([run[key] for run in runs])) for key in ("per_s", "cpu_ms", "load_cores")}
-    row["p50_ms"], row["p99_ms"] = (float(np.median([run["ok_ms"][k] for run in runs])) for k in (0, 1))
-    row["failed"] = sum(sum(run["codes"].values()) - run["count"] for run in runs)
-    return row
+    return {name: of_rounds(each, "per_s", "cpu_ms", "load_cores") for name, each in rows.items()}
 
 
 def main() -> int:

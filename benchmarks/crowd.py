@@ -15,11 +15,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from latency import default_photos, machine
 from live import MODELS, ROOT, default_models, server
 from load import Load, run_load
-from reports import report
+from reports import of_rounds, report
 
 
 @contextlib.contextmanager
@@ -59,13 +58,8 @@ def measure(options: argparse.Namespace) -> dict[str, dict[str, Any]]:
                 for _ in range(options.rounds)
             ]
             for each in addresses:
-                rows[f"{name}: {each}"] = {
-                    "per_s": float(np.median([r[each]["per_s"] for r in rounds])),
-                    "ratio": float(np.median([r[each]["per_s"] / r["one at a time"]["per_s"] for r in rounds])),
-                    "p50_ms": float(np.median([r[each]["ok_ms"][0] for r in rounds])),
-                    "p99_ms": float(np.median([r[each]["ok_ms"][1] for r in rounds])),
-                    "failed": sum(sum(r[each]["codes"].values()) - r[each]["count"] for r in rounds),
-                }
+                runs = [r[each] | {"ratio": r[each]["per_s"] / r["one at a time"]["per_s"]} for r in rounds]
+                rows[f"{name}: {each}"] = of_rounds(runs, "ratio", "per_s")
     return rows
 
 

@@ -27,7 +27,7 @@ from latency import machine
 from live import default_models, server
 from load import Load, run_load
 from PIL import Image
-from reports import report
+from reports import of_rounds, report
 
 from models.preprocess import Vectors
 from service.domain import CollectionSettings, ModelInfo, NewFace
@@ -144,7 +144,7 @@ def measure(options: argparse.Namespace) -> dict[str, dict[str, Any]]:
                         for clients in CLIENTS:
                             run = _run(load, where[protocol], clients, options.seconds, address.pid)
                             found.setdefault(f"{name}, {protocol}, {clients}", []).append(run)
-    return rows | {name: _median(runs) for name, runs in found.items()}
+    return rows | {name: of_rounds(runs, "per_s", "cpu_ms", "load_cores") for name, runs in found.items()}
 
 
 def _run(load: Load, address: str, clients: int, seconds: float, pid: int) -> dict[str, Any]:
@@ -160,13 +160,6 @@ def _run(load: Load, address: str, clients: int, seconds: float, pid: int) -> di
         ),
         pid,
     )
-
-
-def _median(runs: list[dict[str, Any]]) -> dict[str, Any]:
-    row = {key: float(np.median([run[key] for run in runs])) for key in ("per_s", "cpu_ms", "load_cores")}
-    row["p50_ms"], row["p99_ms"] = (float(np.median([run["ok_ms"][k] for run in runs])) for k in (0, 1))
-    row["failed"] = sum(sum(run["codes"].values()) - run["count"] for run in runs)
-    return row
 
 
 def main() -> int:

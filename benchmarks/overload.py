@@ -38,7 +38,10 @@ def measure(options: argparse.Namespace) -> dict[str, dict[str, Any]]:
                 )
             )
     ratios = [run["per_s"] / peak["per_s"] for run, peak in zip(runs, peaks, strict=True)]
-    goodput = {"per_s": _median(runs, "per_s"), "ratio": float(np.median(ratios))}
+    goodput = {"per_s": _median(runs, "per_s"), "ratio": float(np.median(ratios))} | {
+        "lowest": min(ratios),
+        "highest": max(ratios),
+    }
     codes = {code: sum(run["codes"].get(code, 0) for run in runs) for run in runs for code in run["codes"]}
     return {
         "peak": {"per_s": _median(peaks, "per_s"), "ratio": 1.0, **_times(peaks, "ok_ms"), **_load(peaks)},

@@ -23,7 +23,7 @@ from latency import machine
 from live import MODELS, default_models, server
 from load import Load, run_load
 from PIL import Image
-from reports import report
+from reports import of_rounds, report
 
 CLIENTS = (1, 4, 16, 64)
 # What feeds a GPU fastest alone: threads with a session each.
@@ -71,7 +71,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
                     row["cpu_ratio"] = (bare["cpu_ms"] + bare_after["cpu_ms"]) / 2 / row["cpu_ms"]
                 rows.setdefault("bare session", []).append(bare_after | {"ratio": 1.0, "cpu_ratio": 1.0})
                 bare = bare_after
-    return {name: _median(each) for name, each in rows.items()}
+    return {name: of_rounds(each, "ratio", "per_s", "cpu_ms", "cpu_ratio") for name, each in rows.items()}
 
 
 def _bare(options: argparse.Namespace, cores: int) -> dict[str, Any]:
@@ -95,15 +95,6 @@ def _bare(options: argparse.Namespace, cores: int) -> dict[str, Any]:
         for clients in feeders
     ]
     return max(runs, key=lambda run: float(run["per_s"]))
-
-
-def _median(runs: list[dict[str, Any]]) -> dict[str, Any]:
-    keys = ("per_s", "ratio", "cpu_ms", "cpu_ratio")
-    row = {key: float(np.median([run[key] for run in runs])) for key in keys}
-    if runs[0].get("ok_ms"):
-        row["p50_ms"], row["p99_ms"] = (float(np.median([run["ok_ms"][k] for run in runs])) for k in (0, 1))
-    row["failed"] = sum(sum(run["codes"].values()) - run["count"] for run in runs) if runs[0]["codes"] else 0
-    return row
 
 
 def main() -> int:
