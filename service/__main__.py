@@ -22,6 +22,7 @@ from service.commands.keys import keys
 from service.domain import Criterion, Probe, Verification
 from service.errors import InvalidRequestError
 from service.import_onnx import ImportOptions, import_onnx
+from service.loading import Inference, build_inference, open_registry
 from service.logs import log_to_stderr
 from service.rest import render
 from service.rest.app import VERSION
@@ -216,10 +217,10 @@ def _registry(flags: dict[str, Any]) -> Registry:
 
 
 @contextlib.contextmanager
-def _inference(settings: Settings) -> Iterator[app.Inference]:
+def _inference(settings: Settings) -> Iterator[Inference]:
     log_to_stderr(settings.log_level, settings.log_format)
-    registry = app.open_registry(settings, _say)
-    with contextlib.closing(app.build_inference(settings, registry)) as inference:
+    registry = open_registry(settings, _say)
+    with contextlib.closing(build_inference(settings, registry)) as inference:
         yield inference
 
 

@@ -15,7 +15,7 @@ from models import runtime
 from models.errors import DeviceUnavailableError
 from models.registry import Registry
 from models.runtime import SessionOptions
-from service.app import build_inference
+from service.loading import build_inference
 from service.settings import Settings
 
 
