@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator
 import grpc
 import httpx
 import numpy as np
+from commandline import in_one_line, positive
 from live import Address, default_models, server
 
 from service.pb.face_embedding.v1 import face_embedding_pb2 as pb
@@ -37,8 +38,8 @@ Calls = dict[str, Callable[[], object]]
 def main() -> None:
     """Measure and print a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--calls", type=int, default=400)
+    parser.add_argument("--rounds", type=positive, default=3)
+    parser.add_argument("--calls", type=positive, default=400)
     asked = parser.parse_args()
     default_models()
     times: dict[tuple[str, bool], list[float]] = {}
@@ -133,4 +134,4 @@ def _still_open(line: socket.socket, again: bytes) -> bool:
 
 
 if __name__ == "__main__":
-    main()
+    in_one_line(main)

@@ -20,9 +20,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+from commandline import count, in_one_line
 from numpy.typing import NDArray
 
 sys.path[0] = str(Path(__file__).resolve().parent.parent)
+
 
 from models import bundle as bundles
 from models.bundle import Bundle
@@ -52,7 +54,7 @@ def main() -> None:
         "--model", help="embedder of the registry, or the folder of a bundle; the promoted one if left out"
     )
     parser.add_argument("--held-out", type=Path, help="only those people whom this run held out")
-    parser.add_argument("--threads", type=int, default=_cores(), help="of the network; all cores if left out")
+    parser.add_argument("--threads", type=count, default=_cores(), help="of the network; all cores if left out")
     parser.add_argument("--vectors", type=Path, help="keep the embeddings here, and take them from here")
     given = parser.parse_args()
     bundle = _bundle(given.registry, given.model)
@@ -150,4 +152,4 @@ def _cores() -> int:
 
 
 if __name__ == "__main__":
-    main()
+    in_one_line(main)

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from commandline import amount, count, in_one_line, positive
 from latency import machine
 from live import default_models, server
 from load import Load, run_load
@@ -80,12 +81,12 @@ def main() -> int:
         description="Crops a second that one server process could serve, whatever its network costs.",
         epilog="Example: .venv/bin/python benchmarks/ceiling.py --rounds 5",
     )
-    parser.add_argument("--clients", type=int, nargs="+", default=(1, 64), help="at once (default: 1 64)")
+    parser.add_argument("--clients", type=positive, nargs="+", default=(1, 64), help="at once (default: 1 64)")
     parser.add_argument(
-        "--threads", type=int, nargs="+", default=(0,), help="of the server; 0: one a core (default: 0)"
+        "--threads", type=count, nargs="+", default=(0,), help="of the server; 0: one a core (default: 0)"
     )
-    parser.add_argument("--seconds", type=float, default=4, help="of each measurement (default: 4)")
-    parser.add_argument("--rounds", type=int, default=3, help="of all measurements in turns (default: 3)")
+    parser.add_argument("--seconds", type=amount, default=4, help="of each measurement (default: 4)")
+    parser.add_argument("--rounds", type=positive, default=3, help="of all measurements in turns (default: 3)")
     parser.add_argument("--json", type=Path, help="write the numbers to this file as well")
     options = parser.parse_args()
     about = machine()
@@ -94,4 +95,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    in_one_line(main)

@@ -13,9 +13,11 @@ from collections import Counter
 from pathlib import Path
 
 import numpy as np
+from commandline import amount, in_one_line, positive
 from numpy.typing import NDArray
 
 sys.path[0] = str(Path(__file__).resolve().parent.parent)
+
 
 from models.registry import Registry
 from training.data.aligned import AlignedSet
@@ -31,8 +33,8 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="aligned set of people")
     parser.add_argument("--registry", type=Path, default=Path("data/models"))
     parser.add_argument("--model", help="embedder; the promoted one if left out")
-    parser.add_argument("--share", type=float, default=0.2, help="of wrong labels")
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--share", type=amount, default=0.2, help="of wrong labels")
+    parser.add_argument("--seeds", type=positive, default=3)
     parser.add_argument("--vectors", type=Path, help="take the embeddings from this .npy")
     given = parser.parse_args()
     bundle = Registry(given.registry).resolve("embedder", given.model)
@@ -108,4 +110,4 @@ def _mixed(names: list[str | None] | list[str], data: AlignedSet) -> float:
 
 
 if __name__ == "__main__":
-    main()
+    in_one_line(main)

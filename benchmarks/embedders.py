@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+from commandline import in_one_line, positive
 
 from models import zoo
 from models.registry import Registry
@@ -27,7 +28,7 @@ def main() -> None:
     parser.add_argument("ids", nargs="*", default=list(zoo.shipped_ids()))
     parser.add_argument("--registry", type=Path, default=Path("data/models"))
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--rounds", type=positive, default=15)
     asked = parser.parse_args()
     registry = Registry(asked.registry)
     names = [zoo.DEFAULT_EMBEDDER, *asked.ids]
@@ -71,4 +72,4 @@ def _time(embedder: Embedder, crops: list[np.ndarray], repeats: int = 4) -> floa
 
 
 if __name__ == "__main__":
-    main()
+    in_one_line(main)

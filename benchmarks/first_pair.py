@@ -18,6 +18,8 @@ import tempfile
 import time
 from pathlib import Path
 
+from commandline import in_one_line
+
 ROOT = Path(__file__).parents[1]
 PHOTOS = """
 import numpy, skimage.data
@@ -88,4 +90,4 @@ def _commands(readme: str) -> tuple[str, str]:
 
 
 if __name__ == "__main__":
-    main()
+    in_one_line(main)

@@ -23,6 +23,7 @@ import faiss
 import numpy as np
 import psutil
 from clustered import People, at_once
+from commandline import faces_by_values, in_one_line, positive
 
 from models.preprocess import Vectors
 from service.gallery.index import ExactIndex
@@ -39,8 +40,8 @@ def main() -> None:
     """Measure and print a table for each size."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     sizes = ["10000x128", "10000x512", "100000x128", "100000x512"]
-    parser.add_argument("--sizes", nargs="+", default=sizes, metavar="FACESxVALUES")
-    parser.add_argument("--probes", type=int, default=100)
+    parser.add_argument("--sizes", type=faces_by_values, nargs="+", default=sizes, metavar="FACESxVALUES")
+    parser.add_argument("--probes", type=positive, default=100)
     parser.add_argument("--approximate", choices=("always", "never"), default="always")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--json", type=Path, metavar="OUT")
@@ -218,4 +219,4 @@ def _cell(value: Any) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    in_one_line(main)

@@ -19,10 +19,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from commandline import in_one_line
 from PIL import Image
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[0] = str(ROOT)
+
 
 from models import zoo
 from models.registry import Registry
@@ -130,4 +132,4 @@ def row(job: Path) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    in_one_line(main)

@@ -14,7 +14,6 @@ import io
 import itertools
 import json
 import os
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -23,6 +22,7 @@ from typing import Any
 import numpy as np
 import skimage.data
 from clustered import People, at_once
+from commandline import amount, in_one_line, positive
 from latency import machine
 from live import default_models, server
 from load import Load, run_load
@@ -165,9 +165,9 @@ def _run(load: Load, address: str, clients: int, seconds: float, pid: int) -> di
 def main() -> int:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--faces", type=int, default=100_000, help="in the gallery (default: 100000)")
-    parser.add_argument("--seconds", type=float, default=3, help="of each measurement (default: 3)")
-    parser.add_argument("--rounds", type=int, default=3, help="of all measurements in turns (default: 3)")
+    parser.add_argument("--faces", type=positive, default=100_000, help="in the gallery (default: 100000)")
+    parser.add_argument("--seconds", type=amount, default=3, help="of each measurement (default: 3)")
+    parser.add_argument("--rounds", type=positive, default=3, help="of all measurements in turns (default: 3)")
     parser.add_argument("--json", type=Path, help="write the numbers to this file as well")
     options = parser.parse_args()
     if options.faces < OF_A_PERSON:
@@ -179,4 +179,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    in_one_line(main)

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+from commandline import in_one_line, positive
 from facesphere_client import Client
 from live import server
 
@@ -38,7 +39,7 @@ def main() -> None:
     """Print how many faces are found, and the cosines."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--photos", type=Path, required=True)
-    parser.add_argument("--count", type=int, default=150)
+    parser.add_argument("--count", type=positive, default=150)
     options = parser.parse_args()
     files = sorted(options.photos.rglob("*.jpg"))
     chosen = random.Random(1).sample(files, min(options.count, len(files)))
@@ -62,4 +63,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    in_one_line(main)

@@ -18,7 +18,6 @@ import json
 import os
 import platform
 import subprocess
-import sys
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
@@ -31,12 +30,12 @@ import cv2
 import grpc
 import numpy as np
 import skimage.data
+from commandline import StartError, in_one_line, positive
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from live import Address, default_models, server
 from PIL import Image
 
 from models.alignment import align
-from models.errors import FaceError
 from models.image import ImageLimits, Pixels, decode
 from models.registry import Registry
 from models.runtime import Session, SessionOptions, installed_runtimes
@@ -136,7 +135,7 @@ class Rest:
         answer = self._connection.getresponse()
         text = answer.read()
         if answer.status != 200:
-            raise RuntimeError(f"{path} answered {answer.status}: {text[:300]!r}")
+            raise StartError(f"{path} answered {answer.status}: {text[:300]!r}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -385,18 +384,14 @@ def main() -> int:
         epilog="Example: .venv/bin/python benchmarks/latency.py --photo me.jpg --rounds 20 --json latency.json",
     )
     parser.add_argument("--photo", type=Path, help="image file with a face; two sizes of a shipped one if left out")
-    parser.add_argument("--rounds", type=int, default=40, help=f"at most; it ends after {MEASURE_S} s (default: 40)")
+    parser.add_argument(
+        "--rounds", type=positive, default=40, help=f"at most; it ends after {MEASURE_S} s (default: 40)"
+    )
     parser.add_argument("--json", type=Path, help="write the numbers to this file as well")
     options = parser.parse_args()
-    if options.rounds < 1:
-        parser.error("--rounds must be at least 1")
-    try:
-        run(options.photo, options.rounds, options.json)
-    except (FaceError, OSError, RuntimeError) as error:
-        print(f"Error: {error}", file=sys.stderr)
-        return 2
+    run(options.photo, options.rounds, options.json)
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    in_one_line(main)

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from commandline import StartError
+
 from models import zoo
 from models.registry import Registry
 
@@ -51,7 +53,7 @@ def server(
     `settings` are further FACESPHERE_* variables; `program` is what Python is to run in place of `facesphere`.
 
     Raises:
-        RuntimeError: it did not start; with what it said.
+        StartError: it did not start; with what it said.
     """
     with tempfile.TemporaryDirectory() as empty, tempfile.TemporaryFile("w+") as log:
         command = [sys.executable, *program, "serve", "--host", "127.0.0.1", "--port", "0", "--grpc-port", "0"]
@@ -67,7 +69,7 @@ def server(
             line = process.stdout.readline()
             if not line:
                 log.seek(0)
-                raise RuntimeError(f"the server did not start: {log.read()}")
+                raise StartError(f"the server did not start: {log.read()}")
             yield _address(line, process.pid)
         finally:
             _stop(process, end)

@@ -19,6 +19,7 @@ import http1
 import http2
 import numpy as np
 import psutil
+from commandline import StartError
 
 ROOT = Path(__file__).parents[1]
 GRACE_S = 20.0
@@ -69,6 +70,9 @@ def run_load(load: Load, pid: int = 0) -> dict[str, Any]:
         and, of all that were refused, `refused_ms`; `load_cores` that the load itself took; `late_ms` if arrivals were
         more than 20 ms later than their rate has them, by which the load was slow and not the server. With the `pid` of
         the server, what each answer of all cost it as `cpu_ms`, milliseconds of a core.
+
+    Raises:
+        StartError: it failed; the last line of what it said.
     """
     before = cpu_seconds(pid)
     command = [sys.executable, str(Path(__file__)), json.dumps(asdict(load))]
@@ -76,7 +80,7 @@ def run_load(load: Load, pid: int = 0) -> dict[str, Any]:
         command, capture_output=True, text=True, cwd=ROOT, timeout=load.seconds + load.deadline_s + 2 * GRACE_S
     )
     if run.returncode:
-        raise RuntimeError(run.stderr[-2000:])
+        raise StartError(f"the load failed: {run.stderr.strip().rpartition(chr(10))[2]}")
     result: dict[str, Any] = json.loads(run.stdout)
     if pid:
         answers = sum(result["codes"].values()) + load.clients  # one each to connect

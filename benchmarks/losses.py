@@ -24,8 +24,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from commandline import count, in_one_line, positive
+
 # Python looks for modules beside the script first, and benchmarks/training.py would hide the package.
 sys.path.pop(0)
+
 
 from training.evaluation.intervals import wilson
 
@@ -73,11 +76,11 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("table_of", choices=["mnist", "lfw"])
     parser.add_argument("--data", type=Path, help="IDX files, or an aligned set")
     parser.add_argument("--runs", type=Path, default=Path("runs/losses"), help="folder of the runs")
-    parser.add_argument("--steps", type=int, default=REFERENCE_STEPS, help="of MNIST; fewer: the schedule scaled")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
+    parser.add_argument("--steps", type=positive, default=REFERENCE_STEPS, help="of MNIST; fewer: the schedule scaled")
+    parser.add_argument("--seeds", type=positive, nargs="+", default=[1, 2, 3])
     parser.add_argument("--only", nargs="+", metavar="LOSS", help="rows of the table, by their names there")
-    parser.add_argument("--lanes", type=int, default=2, help="runs side by side, a thread each")
-    parser.add_argument("--workers", type=int, default=1, help="processes that prepare photos, for each run")
+    parser.add_argument("--lanes", type=count, default=2, help="runs side by side, a thread each")
+    parser.add_argument("--workers", type=count, default=1, help="processes that prepare photos, for each run")
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
     parser.add_argument("--precision", choices=["float32", "bf16"], default="bf16")
     parser.add_argument("--table", action="store_true", help="print the table and run nothing")
@@ -195,4 +198,4 @@ def _lfw_table(done: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    in_one_line(main)

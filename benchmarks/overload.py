@@ -9,12 +9,12 @@ its arrivals were later than their rate has them.
 """
 
 import argparse
-import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from commandline import amount, in_one_line, positive
 from latency import machine
 from live import default_models, server
 from load import Load, run_load
@@ -72,10 +72,10 @@ def main() -> int:
         description="Goodput and refusals under overload.",
         epilog="Example: .venv/bin/python benchmarks/overload.py --times 10 --deadline 1 --json overload.json",
     )
-    parser.add_argument("--times", type=float, default=10, help="of the peak (default: 10)")
-    parser.add_argument("--deadline", type=float, default=1, help="of each request, seconds (default: 1)")
-    parser.add_argument("--seconds", type=float, default=5, help="of each measurement (default: 5)")
-    parser.add_argument("--rounds", type=int, default=3, help="of all measurements in turns (default: 3)")
+    parser.add_argument("--times", type=amount, default=10, help="of the peak (default: 10)")
+    parser.add_argument("--deadline", type=amount, default=1, help="of each request, seconds (default: 1)")
+    parser.add_argument("--seconds", type=amount, default=5, help="of each measurement (default: 5)")
+    parser.add_argument("--rounds", type=positive, default=3, help="of all measurements in turns (default: 3)")
     parser.add_argument("--device", default="cpu", help="cpu or openvino (default: cpu)")
     parser.add_argument("--json", type=Path, help="write the numbers to this file as well")
     options = parser.parse_args()
@@ -85,4 +85,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    in_one_line(main)

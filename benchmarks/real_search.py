@@ -19,6 +19,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # before this folder, which has a training.py
 
+from commandline import in_one_line, positive
 from latency import machine
 from live import default_models
 from reports import report
@@ -84,7 +85,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="an aligned set")
     parser.add_argument("--model", help="embedder, if not the promoted one")
-    parser.add_argument("--probed", type=int, nargs="+", default=[16, 32, 64], help="groups (default: 16 32 64)")
+    parser.add_argument("--probed", type=positive, nargs="+", default=[16, 32, 64], help="groups (default: 16 32 64)")
     parser.add_argument("--json", type=Path, help="write the numbers to this file as well")
     options = parser.parse_args()
     hold_libraries()
@@ -103,4 +104,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    in_one_line(main)

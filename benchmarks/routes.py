@@ -24,6 +24,7 @@ import onnxruntime as ort
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # before this folder, which has a training.py
 
+from commandline import in_one_line, positive
 from latency import machine
 from live import MODELS, default_models
 from reports import report
@@ -139,8 +140,8 @@ def main() -> int:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="what facesphere-train align wrote")
-    parser.add_argument("--people", type=int, help="the first N with two photos or more; all if left out")
-    parser.add_argument("--rounds", type=int, default=200, help="of the bootstrap (default: 200)")
+    parser.add_argument("--people", type=positive, help="the first N with two photos or more; all if left out")
+    parser.add_argument("--rounds", type=positive, default=200, help="of the bootstrap (default: 200)")
     parser.add_argument("--json", type=Path, help="write the numbers to this file as well")
     options = parser.parse_args()
     default_models()
@@ -160,4 +161,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    in_one_line(main)

@@ -19,6 +19,7 @@ from pathlib import Path
 
 import faiss
 import numpy as np
+from commandline import in_one_line, positive
 
 sys.path[:1] = [
     str(Path(__file__).resolve().parent.parent),
@@ -43,10 +44,10 @@ Times = dict[str, list[float]]
 def main() -> None:
     """Measure and print a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--faces", type=int, default=100_000)
-    parser.add_argument("--dimension", type=int, default=128)
-    parser.add_argument("--probes", type=int, default=200)
-    parser.add_argument("--erasures", type=int, default=5)
+    parser.add_argument("--faces", type=positive, default=100_000)
+    parser.add_argument("--dimension", type=positive, default=128)
+    parser.add_argument("--probes", type=positive, default=200)
+    parser.add_argument("--erasures", type=positive, default=5)
     asked = parser.parse_args()
     faiss.omp_set_num_threads(1)
     indexes.INDEX_FROM = 2**62  # built when it is measured
@@ -226,4 +227,4 @@ def _folder_size(folder: Path) -> int:
 
 
 if __name__ == "__main__":
-    main()
+    in_one_line(main)

@@ -16,11 +16,10 @@ from typing import Any
 
 import numpy as np
 import onnxruntime as ort
+from commandline import in_one_line, positive
 from latency import machine
 from live import default_models
 from reports import report
-
-from models.errors import FaceError
 
 # As models/runtime.py has it, but for the one that is compared.
 _CUDA = {"use_tf32": "0", "arena_extend_strategy": "kSameAsRequested"}
@@ -29,10 +28,7 @@ _REPEATS = 20
 
 def measure(options: argparse.Namespace) -> dict[str, dict[str, Any]]:
     """A row for each way of planning and size, and one for sizes by turns."""
-    try:
-        bundle = default_models().resolve("embedder", options.model)
-    except FaceError as error:
-        sys.exit(f"shapes.py: {error.message}")
+    bundle = default_models().resolve("embedder", options.model)
     spec = bundle.manifest.input
     rng = np.random.default_rng(0)
     batches = {
@@ -74,12 +70,6 @@ def _session(path: Path, way: str) -> Any:
     sys.exit("shapes.py: CUDA does not work here; --device cpu measures the processor")
 
 
-def _size(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number of crops")
-    return int(text)
-
-
 def _ms(call: Callable[[], None]) -> float:
     began = time.perf_counter()
     call()
@@ -93,7 +83,7 @@ def main() -> int:
         epilog="Example: .venv/bin/python benchmarks/shapes.py --device cuda --sizes 1 4 16 64",
     )
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda", help="default: cuda")
-    parser.add_argument("--sizes", type=_size, nargs="+", default=[1, 64], help="crops in a batch (default: 1 64)")
+    parser.add_argument("--sizes", type=positive, nargs="+", default=[1, 64], help="crops in a batch (default: 1 64)")
     parser.add_argument("--model", help="embedder, if not the promoted one")
     parser.add_argument("--json", type=Path, help="write the numbers to this file as well")
     options = parser.parse_args()
@@ -102,4 +92,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    in_one_line(main)

@@ -11,6 +11,7 @@ import argparse
 import asyncio
 import io
 import json
+import math
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -21,6 +22,7 @@ import httpx
 import numpy as np
 import psutil
 import skimage.data
+from commandline import amount, in_one_line
 from latency import machine
 from live import Address, default_models, server
 from PIL import Image
@@ -134,8 +136,8 @@ def growth(rows: list[dict[str, Any]]) -> float:
 def main() -> int:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--minutes", type=float, default=60, help="default: 60")
-    parser.add_argument("--rate", type=float, default=5, help="calls a second, one at a time (default: 5)")
+    parser.add_argument("--minutes", type=amount, default=60, help="default: 60")
+    parser.add_argument("--rate", type=amount, default=5, help="calls a second, one at a time (default: 5)")
     parser.add_argument("--json", type=Path, help="write the numbers to this file as well")
     options = parser.parse_args()
     default_models()
@@ -145,11 +147,12 @@ def main() -> int:
     print("\n" + "".join(f"{name:>10}" for name in ("minute", "calls", "failed", "rss_mb", "threads", "files")))
     with server(0) as address:
         rows = asyncio.run(soak(address, options.minutes, options.rate))
-    print(f"\ngrowth over the second half: {growth(rows):+.1f} MB an hour")
+    grown = growth(rows)
+    print(f"\ngrowth over the second half: {'too short to tell' if math.isnan(grown) else f'{grown:+.1f} MB an hour'}")
     if options.json:
         options.json.write_text(json.dumps({"machine": about, "rows": rows, "growth": growth(rows)}, indent=1) + "\n")
     return 0
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    in_one_line(main)

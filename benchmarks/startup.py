@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from commandline import faces_by_values, in_one_line, positive
 from live import default_models, server
 
 from models.preprocess import l2_normalize
@@ -36,8 +37,14 @@ STATES = ("empty", "records", "snapshot", "snapshot, 1 % new")
 def main() -> None:
     """Measure and print a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--sizes", nargs="+", default=["10000x128", "100000x128", "100000x512"], metavar="FACESxVALUES")
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument(
+        "--sizes",
+        type=faces_by_values,
+        nargs="+",
+        default=["10000x128", "100000x128", "100000x512"],
+        metavar="FACESxVALUES",
+    )
+    parser.add_argument("--rounds", type=positive, default=3)
     parser.add_argument("--states", nargs="+", choices=STATES, default=STATES)
     asked = parser.parse_args()
     default_models()
@@ -105,4 +112,4 @@ def _write_snapshot(scratch: Path, name: str) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    in_one_line(main)

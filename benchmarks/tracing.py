@@ -19,6 +19,7 @@ from pathlib import Path
 import httpx
 import psutil
 import skimage.data
+from commandline import in_one_line, positive
 from latency import machine
 from live import default_models, server
 from PIL import Image
@@ -75,8 +76,8 @@ def milliseconds(client: httpx.Client, process: psutil.Process, call: dict[str, 
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--calls", type=int, default=100)
+    parser.add_argument("--rounds", type=positive, default=7)
+    parser.add_argument("--calls", type=positive, default=100)
     parser.add_argument("--json", type=Path)
     asked = parser.parse_args()
     default_models()
@@ -107,4 +108,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    in_one_line(main)

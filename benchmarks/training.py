@@ -21,10 +21,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from commandline import count, in_one_line, positive
 from torch import nn
 
 # Python looks for modules beside the script first, and would take this file for the package it measures.
 sys.path.pop(0)
+
 
 from training.config import TrainConfig, parse_config
 from training.data.aligned import AlignedSet
@@ -57,14 +59,14 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--backbone", default="sphereface")
     parser.add_argument("--params", type=json.loads, default={"depth": 20}, help="as JSON")
-    parser.add_argument("--size", type=int, default=112)
-    parser.add_argument("--batch", type=int, default=128)
+    parser.add_argument("--size", type=positive, default=112)
+    parser.add_argument("--batch", type=positive, default=128)
     parser.add_argument("--precision", choices=["float32", "bf16"], default="bf16")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--workers", type=int, default=1)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=10, help="of the fast loops in a round")
-    parser.add_argument("--plain-steps", type=int, default=2, help="of the plain loop in a round")
+    parser.add_argument("--threads", type=count, default=torch.get_num_threads())
+    parser.add_argument("--workers", type=count, default=1)
+    parser.add_argument("--rounds", type=positive, default=3)
+    parser.add_argument("--steps", type=positive, default=10, help="of the fast loops in a round")
+    parser.add_argument("--plain-steps", type=count, default=2, help="of the plain loop in a round")
     return parser.parse_args()
 
 
@@ -148,4 +150,4 @@ def _print(asked: argparse.Namespace, rates: dict[str, list[float]]) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    in_one_line(main)

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import orjson
+from commandline import in_one_line, positive
 from latency import machine
 from reports import report
 
@@ -86,7 +87,7 @@ def _microseconds(call: Callable[[], Any], repeats: int) -> float:
 def main() -> int:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repeats", type=int, default=500, help="default: 500")
+    parser.add_argument("--repeats", type=positive, default=500, help="default: 500")
     parser.add_argument("--json", type=Path, help="write the numbers to this file as well")
     options = parser.parse_args()
     report("an answer of /embed", machine(), measure(options.repeats), options.json)
@@ -94,4 +95,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    in_one_line(main)
