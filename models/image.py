@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from models.errors import (
     FaceError,
@@ -259,6 +259,8 @@ def _decode_checked(data: bytes, form: str, limits: ImageLimits, side: int | Non
             return np.ascontiguousarray(_upright_rgb(image), dtype=np.uint8), size
     except (FaceError, MemoryError):
         raise
+    except UnidentifiedImageError as error:  # it would name an object in memory
+        raise InvalidImageError(f"the {form} image cannot be decoded: its header is damaged or cut off") from error
     except Exception as error:  # Pillow's parsers raise anything from SyntaxError to struct.error on damage
         raise InvalidImageError(f"the {form} image cannot be decoded: {error}") from error
 

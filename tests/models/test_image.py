@@ -498,6 +498,18 @@ def test_a_jpeg_padded_to_keep_the_parser_busy_is_refused_at_once(filler: bytes)
     _refused_within(0.1, data[:2] + filler + data[2:], InvalidImageError)
 
 
+@pytest.mark.parametrize(
+    "data",
+    [b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"BM", b"RIFF\x10\0\0\0WEBPVP8 " + bytes(20)],
+    ids=["JPEG", "PNG", "BMP", "WEBP"],
+)
+def test_a_header_that_is_cut_off_is_told_without_what_is_inside_the_server(data: bytes) -> None:
+    with pytest.raises(InvalidImageError) as caught:
+        decode(data)
+    assert "0x" not in caught.value.message
+    assert "<" not in caught.value.message
+
+
 def test_a_scan_that_ends_in_a_row_of_fill_bytes_is_refused_at_once() -> None:
     # Each of them may begin a marker: whoever looks from each to the end takes the square of the time.
     data = encode(_smooth(), "JPEG")
