@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from commandline import amount, count, in_one_line, positive
+from commandline import count, in_one_line, in_turns, positive
 from latency import machine
 from live import default_models, server
 from load import Load, run_load
@@ -33,18 +33,23 @@ def serve(arguments: list[str]) -> None:
     """`facesphere` with these arguments, its embedders replaced."""
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
     from models.preprocess import Vectors
-    from models.runtime import Session
+    from models.runtime import Session, SessionOptions
     from service.__main__ import main as facesphere
 
-    run = Session.run
+    opens, run = Session.__init__, Session.run
+
+    def on_a_gpu(self: Session, path: Path, options: SessionOptions) -> None:
+        opens(self, path, options)
+        if len(self.output_names) == 1:  # not the detector
+            self.device = "cuda"
 
     def wait(self: Session, batch: Vectors) -> dict[str, Vectors]:
-        if len(self.output_names) > 1:  # the detector
+        if self.device != "cuda":
             return run(self, batch)
-        self.device = "cuda"
         time.sleep((ALONE_MS + MORE_MS * len(batch)) / 1000)
         return {self.output_names[0]: np.ones((len(batch), 128), np.float32)}
 
+    Session.__init__ = on_a_gpu  # type: ignore[method-assign]
     Session.run = wait  # type: ignore[method-assign]
     sys.argv = ["facesphere", *arguments]
     facesphere()
@@ -85,9 +90,7 @@ def main() -> int:
     parser.add_argument(
         "--threads", type=count, nargs="+", default=(0,), help="of the server; 0: one a core (default: 0)"
     )
-    parser.add_argument("--seconds", type=amount, default=4, help="of each measurement (default: 4)")
-    parser.add_argument("--rounds", type=positive, default=3, help="of all measurements in turns (default: 3)")
-    parser.add_argument("--json", type=Path, help="write the numbers to this file as well")
+    in_turns(parser, seconds=4)
     options = parser.parse_args()
     about = machine()
     report(f"on {len(os.sched_getaffinity(0))} cores", about, measure(options), options.json)

@@ -37,6 +37,8 @@ def main() -> None:
     parser.add_argument("--seeds", type=positive, default=3)
     parser.add_argument("--vectors", type=Path, help="take the embeddings from this .npy")
     given = parser.parse_args()
+    if given.share >= 1:
+        parser.error(f"--share is of the labels, less than 1 and not {given.share:g}")
     bundle = Registry(given.registry).resolve("embedder", given.model)
     data = AlignedSet.open(given.data)
     if given.vectors is not None:

@@ -27,6 +27,15 @@ def in_one_line(main: Callable[[], int | None]) -> NoReturn:
         sys.exit(f"{name}: {' '.join(str(error).split())}")
 
 
+def in_turns(parser: argparse.ArgumentParser, seconds: float, rounds: int = 3) -> None:
+    """Add what those have in common who measure for a while, several times, in turns; with these defaults."""
+    parser.add_argument("--seconds", type=amount, default=seconds, help=f"of each measurement (default: {seconds})")
+    parser.add_argument(
+        "--rounds", type=positive, default=rounds, help=f"of all measurements in turns (default: {rounds})"
+    )
+    parser.add_argument("--json", type=Path, help="write the numbers to this file as well")
+
+
 def positive(text: str) -> int:
     """A number of things, at least one."""
     if not text.isdecimal() or int(text) < 1:

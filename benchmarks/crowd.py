@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from commandline import amount, in_one_line, positive
+from commandline import in_one_line, in_turns, positive
 from latency import default_photos, machine
 from live import MODELS, ROOT, default_models, server
 from load import Load, run_load
@@ -83,10 +83,8 @@ def main() -> int:
     )
     parser.add_argument("--photo", type=Path, help="image file with a face; two sizes of a shipped one if left out")
     parser.add_argument("--clients", type=positive, default=16, help="default: 16")
-    parser.add_argument("--seconds", type=amount, default=4, help="of each measurement (default: 4)")
-    parser.add_argument("--rounds", type=positive, default=3, help="of all measurements in turns (default: 3)")
+    in_turns(parser, seconds=4)
     parser.add_argument("--device", default="cpu", help="of our server: cpu or openvino (default: cpu)")
-    parser.add_argument("--json", type=Path, help="write the numbers to this file as well")
     options = parser.parse_args()
     about = machine()
     report("photos a second", about, measure(options), options.json)

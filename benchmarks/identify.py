@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import skimage.data
 from clustered import People, at_once
-from commandline import amount, in_one_line, positive
+from commandline import in_one_line, in_turns, positive
 from latency import machine
 from live import default_models, server
 from load import Load, run_load
@@ -166,9 +166,7 @@ def main() -> int:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--faces", type=positive, default=100_000, help="in the gallery (default: 100000)")
-    parser.add_argument("--seconds", type=amount, default=3, help="of each measurement (default: 3)")
-    parser.add_argument("--rounds", type=positive, default=3, help="of all measurements in turns (default: 3)")
-    parser.add_argument("--json", type=Path, help="write the numbers to this file as well")
+    in_turns(parser, seconds=3)
     options = parser.parse_args()
     if options.faces < OF_A_PERSON:
         parser.error(f"--faces must be at least {OF_A_PERSON}, one person's")

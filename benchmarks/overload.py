@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from commandline import amount, in_one_line, positive
+from commandline import amount, in_one_line, in_turns
 from latency import machine
 from live import default_models, server
 from load import Load, run_load
@@ -74,10 +74,8 @@ def main() -> int:
     )
     parser.add_argument("--times", type=amount, default=10, help="of the peak (default: 10)")
     parser.add_argument("--deadline", type=amount, default=1, help="of each request, seconds (default: 1)")
-    parser.add_argument("--seconds", type=amount, default=5, help="of each measurement (default: 5)")
-    parser.add_argument("--rounds", type=positive, default=3, help="of all measurements in turns (default: 3)")
+    in_turns(parser, seconds=5)
     parser.add_argument("--device", default="cpu", help="cpu or openvino (default: cpu)")
-    parser.add_argument("--json", type=Path, help="write the numbers to this file as well")
     options = parser.parse_args()
     about = machine()
     report("crops a second", about, measure(options), options.json)

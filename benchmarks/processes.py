@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from commandline import amount, in_one_line, positive
+from commandline import in_one_line, in_turns, positive
 from latency import default_photos, machine
 from live import Address, default_models, server
 from load import Load, run_load
@@ -70,9 +70,7 @@ def main() -> int:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--clients", type=positive, default=64, help="in both cases (default: 64)")
-    parser.add_argument("--seconds", type=amount, default=3, help="of each measurement (default: 3)")
-    parser.add_argument("--rounds", type=positive, default=5, help="of all measurements in turns (default: 5)")
-    parser.add_argument("--json", type=Path, help="write the numbers to this file as well")
+    in_turns(parser, seconds=3, rounds=5)
     options = parser.parse_args()
     about = machine()
     report("answers a second", about, measure(options), options.json)

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 import skimage.data
-from commandline import amount, in_one_line, positive
+from commandline import in_one_line, in_turns, positive
 from latency import machine
 from live import MODELS, default_models, server
 from load import Load, run_load
@@ -103,14 +103,12 @@ def main() -> int:
         description="Aligned crops a second, served and bare.",
         epilog="Example: .venv/bin/python benchmarks/throughput.py --seconds 3 --rounds 5 --json throughput.json",
     )
-    parser.add_argument("--seconds", type=amount, default=3, help="of each measurement (default: 3)")
-    parser.add_argument("--rounds", type=positive, default=3, help="of all measurements in turns (default: 3)")
+    in_turns(parser, seconds=3)
     parser.add_argument("--model", help="embedder, if not the promoted one")
     parser.add_argument("--device", default="cpu", help="cpu, openvino or cuda (default: cpu)")
     parser.add_argument("--max-batch", type=positive, default=8, help="crops in one run, served and bare (default: 8)")
     parser.add_argument("--clients", type=positive, nargs="+", default=CLIENTS, help="at once (default: 1 4 16 64)")
     parser.add_argument("--graphs", action="store_true", help="the server launches CUDA graphs")
-    parser.add_argument("--json", type=Path, help="write the numbers to this file as well")
     options = parser.parse_args()
     about = machine()
     report("crops a second", about, measure(options), options.json)

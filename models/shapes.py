@@ -1,8 +1,9 @@
 """A session of ONNX Runtime for each shape of input.
 
 On CUDA, from 1.20 on, it plans all convolutions anew whenever the shape is not that of the run before, and remembers
-none (microsoft/onnxruntime, issue 23006). On an H200 that was half a second each time for the default model, whose run
-takes 0.8 ms: a server whose batches change size did nothing else. A session that only ever sees one shape plans once.
+none (https://github.com/microsoft/onnxruntime/issues/23006). On an H200 that was half a second each time for the
+default model, whose run takes 0.8 ms: a server whose batches change size did nothing else. A session that only ever
+sees one shape plans once.
 """
 
 import threading
