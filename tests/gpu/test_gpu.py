@@ -2,7 +2,6 @@
 
 import re
 import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -10,7 +9,7 @@ import cv2
 import httpx
 import numpy as np
 import pytest
-from live_server import live_server
+from live_server import live_server, wait_until
 from numpy.typing import NDArray
 from photos import astronaut, group, hopper
 
@@ -138,9 +137,7 @@ def test_faces_that_are_looked_for_together_on_a_gpu_are_those_that_the_processo
     assert come.wait(20)
     with ThreadPoolExecutor(8) as pool:
         answers = [pool.submit(together.detect, photo) for photo in photos * 2]
-        while looks.waiting < 8:
-            assert not any(answer.done() for answer in answers)
-            time.sleep(0.01)
+        wait_until(lambda: looks.waiting == 8)
         go.set()
         for answer, each in zip(answers, expected * 2, strict=True):
             _same_faces(answer.result(60), each)

@@ -2,13 +2,13 @@
 
 import contextlib
 import threading
-import time
 from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from live_server import wait_until
 from numpy.typing import NDArray
 
 from models.preprocess import l2_normalize
@@ -323,8 +323,7 @@ def test_searches_that_wait_for_one_another_are_answered_in_one_pass() -> None:
     assert began.wait(10)
     for thread in threads[1:]:
         thread.start()
-    while len(together._waiting) < 5:
-        time.sleep(0.001)
+    wait_until(lambda: len(together._waiting) == 5)
     go_on.set()
     for thread in threads:
         thread.join()
@@ -375,11 +374,9 @@ def test_who_changes_what_is_shared_waits_for_who_reads_it_and_goes_before_who_c
     first, changing = threading.Thread(target=read, args=("first",)), threading.Thread(target=change)
     later = threading.Thread(target=read, args=("later",))
     first.start()
-    while not order:
-        time.sleep(0.001)
+    wait_until(lambda: order)
     changing.start()
-    while not shared._entrance.locked():
-        time.sleep(0.001)
+    wait_until(shared._entrance.locked)
     later.start()
     assert order == ["first"]
     leave.set()

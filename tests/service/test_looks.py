@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
+from live_server import wait_until
 from photos import astronaut
 
 from models.bundle import Bundle
@@ -73,8 +74,7 @@ def test_photos_that_wait_are_run_together_by_shape_and_each_gets_its_own(bundle
         first = threads.submit(looks.run, _photos()[3])
         assert session.begun.acquire(timeout=WAIT_S)
         others = [threads.submit(looks.run, photo) for photo in _photos()]
-        while looks.waiting < len(others):
-            threading.Event().wait(0.01)
+        wait_until(lambda: looks.waiting == len(others))
         session.may_run.set()
         found = [each.result(WAIT_S) for each in others]
         first.result(WAIT_S)
@@ -143,10 +143,10 @@ def test_photos_that_are_large_go_one_by_one(bundle: Bundle, crew: Crew, monkeyp
     looks = SharedLooks(session, crew, max_batch=8)
     session.may_run.clear()
     with ThreadPoolExecutor(8) as threads:
-        found = [threads.submit(looks.run, large) for _ in range(6)]
-        assert session.begun.acquire(timeout=WAIT_S)
-        while looks.waiting < 5:
-            threading.Event().wait(0.01)
+        first = threads.submit(looks.run, large)
+        assert session.begun.acquire(timeout=WAIT_S)  # before the others come: it might be taken with one of them
+        others = [threads.submit(looks.run, large) for _ in range(5)]
+        wait_until(lambda: looks.waiting == len(others))
         session.may_run.set()
-        assert all(each.result(WAIT_S) for each in found)
+        assert all(each.result(WAIT_S) for each in (first, *others))
     assert session.shapes == [(1, 3, 96, 96)] * 6
