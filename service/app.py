@@ -33,6 +33,7 @@ from service.loading import Inference, build_inference, open_registry
 from service.metrics import Metrics
 from service.people import People
 from service.rest.app import VERSION, RestOptions, RestParts, create_app
+from service.rest.deadline import Uploads
 from service.rest.protocol import HttpProtocol
 from service.security.access import Access, is_loopback
 from service.security.keyfolder import KeyFolder, open_keys
@@ -150,7 +151,7 @@ class _Server(uvicorn.Server):
         self._inference = inference
         self._registry = registry
         self._ready = False
-        self._stopping = asyncio.Event()
+        self._uploads = Uploads()
         self._grpc_stopped: asyncio.Future[None] | None = None
         self._gallery_pool = Pool("gallery", Threads.gallery, settings.max_queue, inference.metrics.tracer)
         self._model_pool = Pool("models", Threads.models, 16)  # nobody's search waits behind one that is loaded
@@ -215,7 +216,7 @@ class _Server(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Turn the probes to not ready, then let both servers finish what they have accepted."""
         self._ready = False
-        self._stopping.set()
+        self._uploads.end()
         await self._grpc.set_serving(False)
         self._grpc_stopped = asyncio.ensure_future(self._grpc.stop(self._settings.shutdown_grace_s))
         await super().shutdown(sockets)
@@ -306,7 +307,7 @@ class _Server(uvicorn.Server):
                 lambda: self._ready,
             ),
             RestOptions(settings.max_body_bytes, settings.max_pending_bytes, settings.request_timeout_s, loopback_only),
-            self._stopping,
+            self._uploads,
             self._lifespan,
         )
         return uvicorn.Config(

@@ -1,16 +1,13 @@
 """The FastAPI application: routes, middleware and the one place where errors become answers."""
 
-import asyncio
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from http import HTTPStatus
-from typing import Annotated, Any
+from typing import Any
 
-from fastapi import Depends, FastAPI, Request
-from fastapi.exceptions import RequestValidationError
+from fastapi import FastAPI, Request
 from fastapi.openapi.docs import get_swagger_ui_html
-from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
@@ -26,9 +23,11 @@ from service.metrics import Metrics
 from service.people import People
 from service.rest import openapi, routes_admin, routes_faces, routes_models, routes_people, routes_system
 from service.rest.console import add_console
+from service.rest.deadline import Deadline, Uploads
 from service.rest.errors import STATUS, error_response
-from service.rest.middleware import BodyLimit, Deadline, RequestId, SameSite, Unexpected, request_id
+from service.rest.middleware import BodyLimit, RequestId, SameSite, Unexpected, request_id
 from service.rest.room import Room
+from service.rest.route import guarded_route
 from service.security.access import Access, act_as
 from service.served import Served
 from service.tracing import Answer
@@ -65,7 +64,7 @@ class RestParts:
 
 
 def create_app(
-    parts: RestParts, options: RestOptions, stopping: asyncio.Event, lifespan: Lifespan[FastAPI] | None = None
+    parts: RestParts, options: RestOptions, uploads: Uploads, lifespan: Lifespan[FastAPI] | None = None
 ) -> FastAPI:
     """The application, ready to be served."""
     app = _Api(
@@ -83,7 +82,7 @@ def create_app(
     _add_error_handlers(app)
     timeout_s = options.request_timeout_s
     # The last one added is the outermost.
-    app.add_middleware(Deadline, seconds=timeout_s, stopping=stopping)
+    app.add_middleware(Deadline, seconds=timeout_s, uploads=uploads)
     app.add_middleware(BodyLimit, max_bytes=options.max_body_bytes, max_pending_bytes=options.max_pending_bytes)
     app.add_middleware(
         Room,
@@ -106,31 +105,21 @@ class _Api(FastAPI):
 
 
 def _add_routes(app: FastAPI, parts: RestParts) -> None:
-    bearer = HTTPBearer(auto_error=False, description="Needed where the server was started with a key.")
-
-    # Not a plain function: that would run in a thread of its own, and who calls would be known there only.
-    async def authorize(request: Request, _: Annotated[HTTPAuthorizationCredentials | None, Depends(bearer)]) -> None:
+    def authorize(request: Request) -> None:
         operation = f"{request.method} {request.scope['route'].path}"
         collection = request.path_params.get("collection")
         act_as(parts.access.check(request.headers.get("authorization"), operation, collection))
-        _refuse_repeated_options(request)
 
-    guarded = [Depends(authorize)]
+    guarded = guarded_route(authorize)
+    # The first that are looked through are those that are asked most.
+    app.include_router(routes_faces.router(parts.served, parts.people, guarded))
+    app.include_router(routes_people.router(parts.people, guarded))
+    app.include_router(routes_admin.router(parts.admin, guarded))
+    app.include_router(routes_models.router(parts.model_jobs, guarded))
+    app.include_router(routes_system.router(parts.models, parts.metrics.registry, guarded))
+    app.include_router(routes_system.health_router(parts.is_ready))
     _add_browsable_docs(app)
     add_console(app)
-    app.include_router(routes_system.health_router(parts.is_ready))
-    app.include_router(routes_faces.router(parts.served, parts.people), dependencies=guarded)
-    app.include_router(routes_people.router(parts.people), dependencies=guarded)
-    app.include_router(routes_admin.router(parts.admin), dependencies=guarded)
-    app.include_router(routes_models.router(parts.model_jobs), dependencies=guarded)
-    app.include_router(routes_system.router(parts.models, parts.metrics.registry), dependencies=guarded)
-
-
-def _refuse_repeated_options(request: Request) -> None:
-    names = [name for name, _ in request.query_params.multi_items()]
-    repeated = next((name for name in names if names.count(name) > 1), None)
-    if repeated is not None:
-        raise InvalidRequestError(f"{repeated} is given twice", field=repeated)
 
 
 def _add_browsable_docs(app: FastAPI) -> None:
@@ -154,12 +143,6 @@ def _add_error_handlers(app: FastAPI) -> None:
         if STATUS[error.code] == 500:
             log.error("request %s: %s", request_id(request.scope), error.message)
         return error_response(error, request_id(request.scope))
-
-    @app.exception_handler(RequestValidationError)
-    async def validation_error(request: Request, error: RequestValidationError) -> Response:
-        problem = error.errors()[0]
-        where = ".".join(str(part) for part in problem["loc"][1:])
-        return error_response(InvalidRequestError(f"{where}: {problem['msg']}", field=where), request_id(request.scope))
 
     @app.exception_handler(HTTPException)
     async def http_error(request: Request, error: HTTPException) -> Response:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
 from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartParser
 from starlette.requests import Request
@@ -44,6 +45,23 @@ class Form:
 def content_type(request: Request) -> str:
     """The media type, without parameters."""
     return request.headers.get("content-type", "").partition(";")[0].strip().lower()
+
+
+def read_options(request: Request, form: type[M]) -> M:
+    """The query in the given form.
+
+    Raises:
+        InvalidRequestError: an option that is given twice, is not known or has a wrong value.
+    """
+    given: dict[str, str] = {}
+    for name, value in request.query_params.multi_items():
+        if name in given:
+            raise InvalidRequestError(f"{name} is given twice", field=name)
+        given[name] = value
+    try:
+        return form.model_validate(given)
+    except ValidationError as error:
+        raise InvalidRequestError(first_problem(error), field=_place(error)) from error
 
 
 async def read_image(request: Request) -> bytes:
@@ -173,9 +191,16 @@ def from_base64(text: str, name: str) -> bytes:
 
 def first_problem(error: ValidationError) -> str:
     """The first problem of a validation, in one line."""
-    problem = error.errors(include_url=False, include_input=False, include_context=False)[0]
-    where = ".".join(str(part) for part in problem["loc"])
-    return f"{where}: {problem['msg']}" if where else str(problem["msg"])
+    where, message = _place(error), _first(error)["msg"]
+    return f"{where}: {message}" if where else str(message)
+
+
+def _place(error: ValidationError) -> str:
+    return ".".join(str(part) for part in _first(error)["loc"])
+
+
+def _first(error: ValidationError) -> ErrorDetails:
+    return error.errors(include_url=False, include_input=False, include_context=False)[0]
 
 
 def _names(files: set[str], texts: frozenset[str]) -> str:

@@ -1,6 +1,5 @@
 """What every HTTP request passes: an id, a size limit, a deadline, a check of its origin, and an ear for hanging up."""
 
-import asyncio
 import logging
 import re
 import secrets
@@ -10,8 +9,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from models.errors import FaceError, PayloadTooLargeError
-from service.errors import DeadlineExceededError, NotReadyError, OverloadedError, PermissionDeniedError
-from service.inference.urgency import due_in
+from service.errors import OverloadedError, PermissionDeniedError
 from service.logs import belongs_to
 from service.rest.errors import error_response
 from service.security.access import is_loopback
@@ -146,118 +144,9 @@ class BodyLimit:
         return PayloadTooLargeError(f"the request is larger than {self._max_bytes} bytes", limit=self._max_bytes)
 
 
-UPLOAD_GRACE_S = 8.0
-UPLOAD_BYTES_PER_S = 1000
-
-
-class Deadline:
-    """Ends a request after `seconds` with 504, upload included, and at once when the caller hangs up.
-
-    An upload has eight seconds, and one more for each thousand bytes that came: a few hundred callers who send a byte
-    now and then would hold as many connections until the deadline. When the server stops, an upload that is not whole
-    yet is not waited for. A connection whose request was answered before it was read to its end is closed.
-    """
-
-    def __init__(self, app: ASGIApp, seconds: float, stopping: asyncio.Event) -> None:
-        self._app = app
-        self._seconds = seconds
-        self._stopping = stopping
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """ASGI."""
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        started = False
-        line = _Line(receive)
-        headers = Headers(scope=scope)
-        has_body = headers.get("content-length", "0") != "0" or "transfer-encoding" in headers
-
-        async def send_noting(message: Message) -> None:
-            nonlocal started
-            started = True
-            if message["type"] == "http.response.start" and has_body and not line.read_to_the_end:
-                MutableHeaders(scope=message)["connection"] = "close"
-            await send(message)
-
-        with due_in(self._seconds):
-            work = asyncio.ensure_future(self._app(scope, line.receive, send_noting))
-        hung_up = asyncio.ensure_future(line.hung_up())
-        too_late = asyncio.ensure_future(line.cut_off_by(self._stopping))
-        try:
-            ends = {work, hung_up, too_late}
-            await asyncio.wait(ends, timeout=self._seconds, return_when=asyncio.FIRST_COMPLETED)
-            if work.done():
-                await work
-            elif not hung_up.done() and not started:
-                await _cancel(work)
-                await error_response(self._error(too_late.done()), request_id(scope))(scope, receive, send_noting)
-        finally:
-            await _cancel(work, hung_up, too_late)
-
-    def _error(self, stopping: bool) -> FaceError:
-        if stopping:
-            return NotReadyError("the server is stopping")
-        return DeadlineExceededError(f"the request took longer than {self._seconds:g} s")
-
-
-class _Line:
-    """The connection to the caller: gives the body to the application, then listens for the caller hanging up."""
-
-    def __init__(self, receive: Receive) -> None:
-        self._receive = receive
-        self._body_read = asyncio.Event()
-        self._gone = asyncio.Event()
-        self._ends = asyncio.get_running_loop().time() + UPLOAD_GRACE_S
-
-    @property
-    def read_to_the_end(self) -> bool:
-        """Whether the whole body was taken off the connection."""
-        return self._body_read.is_set()
-
-    async def receive(self) -> Message:
-        if self._body_read.is_set():
-            await self._gone.wait()
-            return {"type": "http.disconnect"}
-        message = await self._next()
-        if message["type"] == "http.disconnect":
-            self._gone.set()
-        if not message.get("more_body", False):
-            self._body_read.set()
-        return message
-
-    async def _next(self) -> Message:
-        try:
-            async with asyncio.timeout_at(self._ends):
-                message = await self._receive()
-        except TimeoutError as error:
-            raise DeadlineExceededError(f"the upload is slower than {UPLOAD_BYTES_PER_S} bytes/s") from error
-        self._ends += len(message.get("body", b"")) / UPLOAD_BYTES_PER_S
-        return message
-
-    async def cut_off_by(self, stopping: asyncio.Event) -> None:
-        """Returns when the server stops while the body is not read to its end; else never."""
-        await stopping.wait()
-        if self._body_read.is_set():
-            await asyncio.Future()
-
-    async def hung_up(self) -> None:
-        await self._body_read.wait()
-        while not self._gone.is_set():
-            message = await self._receive()
-            if message["type"] == "http.disconnect":
-                self._gone.set()
-
-
 def request_id(scope: Scope) -> str:
     """The id that RequestId gave the request."""
     return str(scope["state"]["request_id"])
-
-
-async def _cancel(*tasks: "asyncio.Future[None]") -> None:
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def _site(origin: str) -> str | None:

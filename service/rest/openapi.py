@@ -20,6 +20,10 @@ _COMMON = (
 )
 _IMAGE = ("payload_too_large", "image_too_large", "unsupported_media_type", "invalid_image", "overloaded")
 
+_KEY = "HTTPBearer"
+WITH_KEY: list[dict[str, list[str]]] = [{_KEY: []}]
+"""What a route says that asks for a key."""
+
 
 def image_body() -> dict[str, Any]:
     """An image as a part, as the body, or as base64."""
@@ -75,7 +79,10 @@ def _json(form: type[BaseModel]) -> dict[str, Any]:
 
 
 def complete(document: dict[str, Any]) -> dict[str, Any]:
-    """FastAPI's document, without answers that are never given and with the schemas that bodies refer to."""
+    """FastAPI's document, without answers that are never given, with what a key is and the schemas of bodies."""
+    document["components"]["securitySchemes"] = {
+        _KEY: {"type": "http", "description": "Needed where the server was started with a key.", "scheme": "bearer"}
+    }
     schemas = document["components"]["schemas"]
     for operation in (each for path in document["paths"].values() for each in path.values()):
         # Added by FastAPI wherever there are parameters; here a bad parameter is a 400.

@@ -1,10 +1,18 @@
-"""uvicorn's HTTP protocol, with a limit on how long a connection may take to say what it wants."""
+"""uvicorn's HTTP protocol, with a limit on how long a connection may take to say what it wants, and word of its end."""
 
 import asyncio
+from collections.abc import Callable
 
+from starlette.types import Scope
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 HEADER_TIMEOUT_S = 8.0
+_HUNG_UP = "hung_up"
+
+
+def when_hung_up(scope: Scope, tell: Callable[[], None] | None) -> None:
+    """Have `tell` called when the caller of this request hangs up before it is answered; None for nothing any more."""
+    scope["state"][_HUNG_UP] = tell
 
 
 class HttpProtocol(HttpToolsProtocol):
@@ -35,6 +43,10 @@ class HttpProtocol(HttpToolsProtocol):
         """The connection is gone."""
         self._stop_timer()
         super().connection_lost(exc)
+        if self.cycle is not None and not self.cycle.response_complete:
+            tell: Callable[[], None] | None = self.cycle.scope.get("state", {}).get(_HUNG_UP)
+            if tell is not None:
+                tell()
 
     def _expect_header(self) -> None:
         self._stop_timer()

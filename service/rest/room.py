@@ -12,8 +12,9 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from models.errors import FaceError
 from service.errors import OverloadedError
+from service.rest.deadline import UPLOAD_GRACE_S
 from service.rest.errors import error_response
-from service.rest.middleware import UPLOAD_GRACE_S, request_id
+from service.rest.middleware import request_id
 
 # Routes that take photos and nothing else, whoever calls; what else they refuse, they refuse when there is room.
 _PHOTO_ROUTES = frozenset(("/detect", "/embed"))

@@ -3,6 +3,7 @@
 from typing import Annotated
 
 from fastapi import APIRouter, Query, Request
+from fastapi.routing import APIRoute
 from starlette.responses import Response
 
 from service.admin import Admin
@@ -13,9 +14,9 @@ from service.security.keys import KeyGrant
 _STORAGE = ("storage_full", "storage_unavailable", "overloaded")
 
 
-def router(admin: Admin) -> APIRouter:
+def router(admin: Admin, route_class: type[APIRoute]) -> APIRouter:
     """Routes over the application layer."""
-    routes = APIRouter(tags=["administration"])
+    routes = APIRouter(tags=["administration"], route_class=route_class)
 
     @routes.get("/keys", responses=openapi.answers(KeysOut, *_STORAGE))
     async def list_keys(_: Annotated[NoOptions, Query()]) -> Response:

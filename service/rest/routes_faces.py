@@ -3,6 +3,7 @@
 from typing import Annotated
 
 from fastapi import APIRouter, Query, Request
+from fastapi.routing import APIRoute
 from starlette.responses import Response
 
 from service.domain import Criterion, Probe
@@ -23,9 +24,9 @@ from service.rest.schemas import (
 from service.served import Served
 
 
-def router(served: Served, people: People) -> APIRouter:
+def router(served: Served, people: People, route_class: type[APIRoute]) -> APIRouter:
     """Routes over the application layer."""
-    routes = APIRouter(tags=["faces"])
+    routes = APIRouter(tags=["faces"], route_class=route_class)
 
     @routes.post("/detect", responses=openapi.answers(DetectOut, image=True), openapi_extra=openapi.image_body())
     async def detect(request: Request, _: Annotated[NoOptions, Query()]) -> Response:

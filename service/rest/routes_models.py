@@ -3,6 +3,7 @@
 from typing import Annotated
 
 from fastapi import APIRouter, Query
+from fastapi.routing import APIRoute
 from starlette.responses import Response
 
 from service.admin import ModelJobs
@@ -14,9 +15,9 @@ _STORAGE = ("storage_full", "storage_unavailable", "overloaded")
 _CODES = ("invalid_bundle", "device_unavailable", *_STORAGE)
 
 
-def router(models: ModelJobs) -> APIRouter:
+def router(models: ModelJobs, route_class: type[APIRoute]) -> APIRouter:
     """Routes over the application layer."""
-    routes = APIRouter(tags=["models"])
+    routes = APIRouter(tags=["models"], route_class=route_class)
 
     @routes.post(
         "/models/rollback",

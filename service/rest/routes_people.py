@@ -3,6 +3,7 @@
 from typing import Annotated, TypeVar
 
 from fastapi import APIRouter, Query, Request
+from fastapi.routing import APIRoute
 from starlette.responses import Response
 
 from service.domain import CollectionSettings, Criterion, Probe, SearchCriterion
@@ -37,9 +38,9 @@ _NOT_FOUND = "not_found"
 _STORAGE = ("storage_full", "storage_unavailable", "overloaded")
 
 
-def router(people: People) -> APIRouter:
+def router(people: People, route_class: type[APIRoute]) -> APIRouter:
     """Routes over the application layer."""
-    routes = APIRouter(prefix="/collections", tags=["people"])
+    routes = APIRouter(prefix="/collections", tags=["people"], route_class=route_class)
     _collection_routes(routes, people)
     _subject_routes(routes, people)
     _decision_routes(routes, people)

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Annotated
 
 from fastapi import APIRouter, Query, Request
+from fastapi.routing import APIRoute
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 from starlette.responses import Response
 
@@ -34,9 +35,9 @@ def health_router(is_ready: Callable[[], bool]) -> APIRouter:
     return routes
 
 
-def router(models: Catalogue, registry: CollectorRegistry) -> APIRouter:
+def router(models: Catalogue, registry: CollectorRegistry, route_class: type[APIRoute]) -> APIRouter:
     """Models and metrics."""
-    routes = APIRouter(tags=["system"])
+    routes = APIRouter(tags=["system"], route_class=route_class)
 
     @routes.get("/models", responses=openapi.answers(ModelsOut))
     async def list_models(_: Annotated[NoOptions, Query()]) -> Response:
