@@ -23,8 +23,8 @@ serve: $(VENV)/.serve-$(RUNTIME)
 train: $(VENV)/.train
 	$(BIN)/facesphere-train --help
 
-# A file of tests is one process's, so that its servers are started once.
-PARALLEL := -n auto --maxprocesses 4 --dist loadfile
+# A file of tests is one process's, so that its servers are started once. One process more than cores: now and then one only waits.
+PARALLEL := -n $(shell $(PYTHON) -c "import os; print(min(4, (os.cpu_count() or 1) + 1))") --dist loadfile
 test: $(VENV)/.dev
 	$(BIN)/pytest $(PARALLEL) $(ARGS)
 

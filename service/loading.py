@@ -1,6 +1,7 @@
 """Both networks loaded, warmed and with threads of their own: what a server needs before it opens a gallery."""
 
 import logging
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -30,6 +31,10 @@ from service.threads import Threads, hold_libraries
 from service.tracing import NO_TRACES, Tracer
 
 log = logging.getLogger("facesphere")
+
+# Where batches gain nothing, several crops are still embedded one after the other, and what is done before and after
+# it for as many requests in a row: each finds the code of the one before in the caches. For so long at most.
+_IN_A_ROW_S = 0.125
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,17 +161,19 @@ class _Embedders:
         most = batch_limit(session.device, settings.max_batch)
         embedder = Embedder(session, manifest, most)
         grey = np.full((embedder.template.height, embedder.template.width, 3), 127, np.uint8)
-        max_batch = warm_up(lambda size: embedder.embed([grey] * size), session.device, most)
+        at_once = warm_up(lambda size: embedder.embed([grey] * size), session.device, most)
+        embedder.run_at_once(at_once)
         self.crews = self.crews or crews_for(session.device, threads.crew)
         batcher: Batcher[Pixels, Vector] = Batcher(
             "embed",
             observed_embed(embed_function(embedder.embed), manifest.id, self._metrics),
             BatcherOptions(
-                max_batch,
+                most,
                 settings.max_queue,
                 max_delay_s=settings.max_queue_delay_s,
-                # Where batches pay, photos that wait are looked at first, until their crops are a whole one.
-                full=max_batch,
+                max_run_s=math.inf if at_once > 1 else _IN_A_ROW_S,
+                # Photos that wait are looked at first, until their crops are a whole one.
+                full=most,
                 # A photo was let in by what both stages cost: to refuse its crops would be late and waste the first.
                 predict=False,
             ),

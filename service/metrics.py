@@ -35,7 +35,7 @@ class Metrics:
             registry=self.registry,
         )
         self.batch = Histogram(
-            "facesphere_batch_faces", "Faces in one run of the embedder", buckets=_POWERS, registry=self.registry
+            "facesphere_batch_faces", "Faces embedded in one go", buckets=_POWERS, registry=self.registry
         )
         self.faces = Histogram(
             "facesphere_photo_faces", "Faces found in a photo", buckets=(0, *_POWERS), registry=self.registry

@@ -1,4 +1,4 @@
-"""Items of many requests to batches: one leaves as soon as a worker is free, with all that is waiting, up to a limit.
+"""Items of many requests to batches: one leaves as soon as a worker is free, with its share of all that is waiting.
 
 Unless `max_delay_s` says otherwise there is no timer: under light load an item leaves at once and alone, under heavy
 load batches fill by themselves. Interactive items go before bulk ones. The queue is bounded by its length and by time:
@@ -34,6 +34,8 @@ _OUTLIER = 4.0
 _MARGIN = 1.25
 # Photos that never end, none with a face in it, would else be a reason to let a crop wait for ever.
 _PATIENCE_S = 0.1
+# Of `max_run_s`, for work that an interactive request finds under way and has to wait for.
+_BULK = 0.25
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,15 +44,18 @@ class BatcherOptions:
 
     `max_queue` counts waiting items, of which interactive ones see only their own class. `workers` batches run at the
     same time, where there is no crew to share; in a crew `first_stage` says that what is done here comes first, and a
-    batch of `full` items, or one that has waited for 0.1 s, goes before work of an earlier stage. A batch that is not
-    whole leaves `max_delay_s` after its oldest item came. Without `predict` no deadline is a reason to refuse: for work
-    of which no piece is like the last.
+    batch goes before work of an earlier stage where `full` items wait, or one has waited for 0.1 s. A batch that is not
+    whole leaves `max_delay_s` after its oldest item came; without such a delay a batch leaves as much for each thread
+    that has no other work. `max_run_s` is for work that a batch does one by one: a batch is no more than takes so
+    long, by what items have cost lately, a quarter of it in bulk. Without `predict` no deadline is a reason to refuse:
+    for work of which no piece is like the last.
     """
 
     max_batch: int = 8
     max_queue: int = 256
     workers: int = 1
     max_delay_s: float = 0.0
+    max_run_s: float = math.inf
     full: int = 1
     first_stage: bool = False
     predict: bool = True
@@ -77,6 +82,7 @@ class Batcher(Generic[Item, Result]):
         self._running = 0
         self._closed = False
         self._seconds: float | None = None
+        self._size = 1.0
         self._then_s = then_s
         self._crew = crew or Crew(name, options.workers, clock)
         self._own_crew = crew is None
@@ -181,20 +187,37 @@ class Batcher(Generic[Item, Result]):
 
     def take(self, now: float) -> Job | None:
         """The next batch; None where nobody waits for any of it."""
-        batch = self._line.take(self._options.max_batch, now)
+        batch = self._line.take(self._most(), now)
         self._running += len(batch)
         if not batch:
             self._leave_if_done()
             return None
         return _Batch(self, batch)
 
+    def _most(self) -> int:
+        options, waiting, run_s = self._options, len(self._line), self._options.max_run_s
+        if options.max_delay_s:
+            return options.max_batch
+        if run_s < math.inf:  # nothing is gained by what fills up a batch: nobody waits for work of the other class
+            interactive = self._line.ahead_of(bulk=False)
+            waiting, run_s = (interactive, run_s) if interactive else (waiting, run_s * _BULK)
+        most = min(options.max_batch, math.ceil(waiting / self._crew.free_for(self)))
+        if self._seconds and most * self._seconds > run_s:
+            most = int(run_s / self._seconds)
+        return max(most, 1)
+
     def cost_s(self) -> float:
         """Seconds of one thread for one item, until its request is answered; 0 before the first."""
         return (self._seconds or 0.0) + self._then_s()
 
+    def company_s(self) -> float:
+        """Seconds for which an item waits for the others of its batch, of the size that batches have lately."""
+        return (self._size - 1) * (self._seconds or 0.0)
+
     def settle(self, count: int, seconds: float) -> None:
         """A batch is done."""
         self._running -= count
+        self._size += _NEWEST * (max(count, 1) - self._size)
         self._leave_if_done()
         each = seconds / max(count, 1)
         usual = self._seconds

@@ -57,6 +57,9 @@ class Queue(Protocol):
     def cost_s(self) -> float:
         """Seconds of one thread for one item, until its request is answered."""
 
+    def company_s(self) -> float:
+        """Seconds for which an item waits for the others of its batch."""
+
 
 class Crew:
     """`threads` at work on queues that are added before the first item is submitted."""
@@ -101,10 +104,16 @@ class Crew:
         """Threads without work."""
         return self.threads - self._busy
 
+    def free_for(self, queue: Queue) -> int:
+        """Threads that find no work but this queue's, the one that asks included; the lock is held."""
+        elsewhere = sum(each.count(True) for each in self._queues if each is not queue)
+        return max(1, self.threads - elsewhere)
+
     def expected_wait_s(self, bulk: bool) -> float:
         """How long one that came now would wait for its turn, by what work has cost lately; the lock is held."""
-        ahead = ((queue.count(bulk) + queue.running / 2) * queue.cost_s() for queue in self._queues)  # half is done
-        return sum(ahead) / self.threads
+        queues = self._queues
+        ahead = sum((queue.count(bulk) + queue.running / 2) * queue.cost_s() for queue in queues)  # half is done
+        return ahead / self.threads + sum(queue.company_s() for queue in queues)
 
     def close(self) -> None:
         """Finish what is queued, then stop."""

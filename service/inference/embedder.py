@@ -21,8 +21,13 @@ class Embedder:
         self.manifest = manifest
         self.template = manifest.alignment
         self._max_batch = max_batch * (2 if manifest.mirror else 1)
+        self._at_once: int | None = None
         spec = manifest.input
         self.dimension = check_embedder(session, spec.width, spec.height, manifest.dimension, self._max_batch)
+
+    def run_at_once(self, most: int) -> None:
+        """From now on run the network for so many crops at a time, however many are to be embedded."""
+        self._at_once = most
 
     def embed(self, crops: Sequence[Pixels]) -> Vectors:
         """Embed crops; where the manifest says `mirror`, each with its mirror image.
@@ -39,6 +44,12 @@ class Embedder:
         Raises:
             ValueError: a crop of another size, or one whose vector is zero or not finite.
         """
+        most = self._at_once or len(crops)
+        if len(crops) <= most:
+            return self._embed(crops)
+        return np.concatenate([self._embed(crops[start : start + most]) for start in range(0, len(crops), most)])
+
+    def _embed(self, crops: Sequence[Pixels]) -> Vectors:
         batch = to_input(crops, self.manifest.input)
         if not self.manifest.mirror:
             return l2_normalize(self._raw(batch))

@@ -8,6 +8,7 @@ import weakref
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import CancelledError, Future
 from functools import partial
+from typing import Any
 
 import pytest
 from live_server import wait_until
@@ -56,7 +57,7 @@ def start(squares: Squares) -> Iterator[Callable[..., Batcher[int, int]]]:
     started: list[Batcher[int, int]] = []
 
     def begin(
-        function: Callable[[list[int]], Sequence[int]] = squares, *, busy: bool = False, **options: int
+        function: Callable[[list[int]], Sequence[int]] = squares, *, busy: bool = False, **options: Any
     ) -> Batcher[int, int]:
         batcher: Batcher[int, int] = Batcher("test", function, BatcherOptions(**options))
         started.append(batcher)
@@ -288,6 +289,56 @@ def test_several_workers_run_at_the_same_time(start: Callable[..., Batcher[int, 
     futures = start(function, max_batch=1, workers=3).submit([1, 2, 3])
 
     assert [future.result(WAIT_S) for future in futures] == [1, 2, 3]
+
+
+def test_workers_share_what_waits(start: Callable[..., Batcher[int, int]], squares: Squares) -> None:
+    squares.hold()
+    batcher = start(max_batch=8, workers=3)
+    batcher.submit([0])
+    assert squares.begun.acquire(timeout=WAIT_S)
+
+    futures = batcher.submit(range(1, 12))  # two workers are free
+    for _ in range(2):
+        assert squares.begun.acquire(timeout=WAIT_S)
+    squares.let_go()
+
+    assert [future.result(WAIT_S) for future in futures] == [item * item for item in range(1, 12)]
+    assert sorted(len(batch) for batch in squares.batches[1:3]) == [3, 4]  # a third of 11, and of the 7 that are left
+
+
+def test_a_batch_is_a_whole_one_where_the_other_workers_have_other_work() -> None:
+    crew = Crew("two", 2)
+    both, squares = threading.Barrier(3), Squares()
+    photos: Batcher[int, int] = Batcher("photos", Squares(), BatcherOptions(max_batch=1, first_stage=True), crew)
+
+    def hold(items: list[int]) -> list[int]:
+        both.wait(WAIT_S)
+        both.wait(WAIT_S)
+        return items
+
+    holding: Batcher[int, int] = Batcher("hold", hold, BatcherOptions(max_batch=1), crew)
+    crops: Batcher[int, int] = Batcher("crops", squares, BatcherOptions(max_batch=8, full=8), crew)
+    holding.submit([1, 2])
+    both.wait(WAIT_S)
+    futures = crops.submit(range(8)) + photos.submit([1])
+    both.wait(WAIT_S)
+
+    for future in futures:
+        future.result(WAIT_S)
+    crew.close()
+    assert squares.batches == [list(range(8))]
+
+
+def test_what_is_done_one_by_one_is_taken_for_so_long_at_most(
+    start: Callable[..., Batcher[int, int]], squares: Squares
+) -> None:
+    batcher = start(busy=True, max_batch=8, max_run_s=0.106)
+    batcher.settle(0, 0.04)  # what an item costs; by the one that is held it becomes 0.036 to 0.052
+    futures = batcher.submit(range(1, 9))
+    squares.let_go()
+
+    assert [future.result(WAIT_S) for future in futures] == [item * item for item in range(1, 9)]
+    assert squares.batches[1] == [1, 2]
 
 
 def test_two_queues_of_one_stage_take_turns_by_who_has_waited_longest() -> None:

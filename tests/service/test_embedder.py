@@ -69,6 +69,27 @@ def _unit(vector: NDArray[np.float64]) -> NDArray[np.float64]:
     return unit
 
 
+@pytest.mark.parametrize("mirror", [False, True])
+@pytest.mark.parametrize("most", [1, 3, 7, 8])
+def test_crops_that_are_run_a_few_at_once_get_the_vectors_of_all_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mirror: bool, most: int
+) -> None:
+    expected = _embedder(tmp_path / "all", mirror).embed(CROPS)
+    embedder, sizes = _embedder(tmp_path / "few", mirror), []
+    run = embedder._session.run
+
+    def counted(batch: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
+        sizes.append(len(batch))
+        return run(batch)
+
+    monkeypatch.setattr(embedder._session, "run", counted)
+    embedder.run_at_once(most)
+
+    np.testing.assert_allclose(embedder.embed(CROPS), expected, atol=1e-6)
+    few = [min(most, len(CROPS) - start) for start in range(0, len(CROPS), most)]
+    assert sizes == [size * (2 if mirror else 1) for size in few]
+
+
 @pytest.mark.parametrize("batch", ["batch", 1, 2, 7, 16])
 @pytest.mark.parametrize("count", [1, 2, 7])
 def test_a_vector_is_that_of_the_crop_alone_where_mirror_is_off(tmp_path: Path, batch: int | str, count: int) -> None:

@@ -235,6 +235,32 @@ def test_a_crew_does_a_full_batch_of_the_later_stage_first_and_else_the_earlier_
     assert gate.batches == [["first"], ["crop 1", "crop 2"], ["photo"], ["crop 3", "crop in bulk"], ["photo in bulk"]]
 
 
+def test_what_is_done_one_by_one_is_not_done_for_both_classes_in_one_go(gate: Gate) -> None:
+    crops: Batcher[str, str] = Batcher("crops", gate, BatcherOptions(max_batch=4, max_run_s=3600))
+    crops.submit(["first"])
+    assert gate.begun.acquire(timeout=WAIT_S)
+    crops.submit(["in bulk 1", "in bulk 2"], BULK)
+    crops.submit(["crop 1", "crop 2", "crop 3"])
+
+    gate.open()
+    crops.close()
+
+    assert gate.batches == [["first"], ["crop 1", "crop 2", "crop 3"], ["in bulk 1", "in bulk 2"]]
+
+
+def test_in_bulk_one_by_one_is_taken_for_a_quarter_as_long(gate: Gate) -> None:
+    crops: Batcher[str, str] = Batcher("crops", gate, BatcherOptions(max_batch=8, max_run_s=0.424))
+    crops.submit(["first"])
+    assert gate.begun.acquire(timeout=WAIT_S)
+    crops.settle(0, 0.04)
+    crops.submit([f"in bulk {number}" for number in range(8)], BULK)
+
+    gate.open()
+    crops.close()
+
+    assert gate.batches[1] == ["in bulk 0", "in bulk 1"]
+
+
 def test_a_photo_is_refused_by_what_its_later_stages_will_cost() -> None:
     crew, entered, go = Crew("test", 1), threading.Event(), threading.Event()
 
