@@ -71,7 +71,7 @@ class Settings(BaseSettings):
     max_pending_bytes: int = Field(
         2**30, ge=2**20, description="Bodies of all open requests, over each protocol; then 429."
     )
-    max_batch: int = Field(8, ge=1, le=256, description="Most faces in one run of the embedder.")
+    max_batch: int = Field(8, ge=1, le=256, description="Most faces embedded in one go.")
     max_queue: int = Field(256, ge=1, description="Faces, and photos, that may wait; the next one gets 429.")
     max_queue_delay_s: float = Field(
         0, ge=0, le=10, allow_inf_nan=False, description="How long a batch that is not full waits for more faces."
