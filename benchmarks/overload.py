@@ -2,14 +2,16 @@
 
     .venv/bin/python benchmarks/overload.py [--times N] [--deadline S] [--seconds S] [--rounds N] [--json OUT]
 
-Aligned crops over gRPC, each with a deadline. First the peak, with 16 clients that wait for their answers; then
-arrivals at a fixed rate, whether or not earlier ones were answered. Goodput counts answers within the deadline, while
-requests come. The load runs on the same cores and takes its share of them, which is told as `load_cores`; `late_ms` if
-its arrivals were later than their rate has them.
+Aligned crops over gRPC and over REST, each with a deadline: a caller's own over gRPC, the server's over REST, where
+callers cannot state one. First the peak, with 16 clients that wait for their answers; then arrivals at a fixed rate,
+whether or not earlier ones were answered. Goodput counts answers within the deadline, while requests come. The load
+runs on the same cores and takes its share of them, which is told as `load_cores`; `late_ms` if its arrivals were later
+than their rate has them.
 """
 
 import argparse
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,23 +23,33 @@ from load import Load, run_load
 from reports import report
 from throughput import crops
 
+CLIENTS = 16
+
 
 def measure(options: argparse.Namespace) -> dict[str, dict[str, Any]]:
-    """Rounds of peak and overload in turns."""
+    """Rounds of peak and overload in turns, over one protocol after the other."""
     default_models()
-    peaks, runs = [], []
-    with tempfile.TemporaryDirectory() as folder, server(0, FACESPHERE_DEVICE=options.device) as address:
+    rounds: dict[str, list[tuple[dict[str, Any], dict[str, Any]]]] = {}
+    settings = {"FACESPHERE_DEVICE": options.device, "FACESPHERE_REQUEST_TIMEOUT_S": str(options.deadline)}
+    with tempfile.TemporaryDirectory() as folder, server(0, **settings) as address:
         bodies = crops(Path(folder))
+        where = {"grpc": address.grpc, "rest": f"{address.http_host}:{address.http_port}"}
         for _ in range(options.rounds):
-            peak = run_load(Load("grpc", address.grpc, bodies, True, 16, seconds=options.seconds))
-            rate = options.times * peak["per_s"]
-            peaks.append(peak)
-            runs.append(
-                run_load(
-                    Load("grpc", address.grpc, bodies, True, 16, rate, options.seconds, deadline_s=options.deadline)
-                )
-            )
-    ratios = [run["per_s"] / peak["per_s"] for run, peak in zip(runs, peaks, strict=True)]
+            for protocol, at in where.items():
+                peak = Load(protocol, at, bodies, True, CLIENTS, seconds=options.seconds, deadline_s=options.deadline)
+                before = run_load(peak)
+                rate = options.times * before["per_s"]
+                rounds.setdefault(protocol, []).append((before, run_load(replace(peak, rate=rate))))
+    rows: dict[str, dict[str, Any]] = {}
+    for protocol, pairs in rounds.items():
+        rows |= {f"{protocol}, {name}": row for name, row in _rows(pairs, options.times).items()}
+    return rows
+
+
+def _rows(pairs: list[tuple[dict[str, Any], dict[str, Any]]], times: float) -> dict[str, dict[str, Any]]:
+    """Of one protocol, by rounds of a peak and what was answered at so many times its rate."""
+    peaks, runs = [peak for peak, _ in pairs], [run for _, run in pairs]
+    ratios = [run["per_s"] / peak["per_s"] for peak, run in pairs]
     goodput = {"per_s": _median(runs, "per_s"), "ratio": float(np.median(ratios))} | {
         "lowest": min(ratios),
         "highest": max(ratios),
@@ -45,7 +57,7 @@ def measure(options: argparse.Namespace) -> dict[str, dict[str, Any]]:
     codes = {code: sum(run["codes"].get(code, 0) for run in runs) for run in runs for code in run["codes"]}
     return {
         "peak": {"per_s": _median(peaks, "per_s"), "ratio": 1.0, **_times(peaks, "ok_ms"), **_load(peaks)},
-        f"answered at {options.times} x": {**goodput, **_times(runs, "ok_ms"), **_load(runs)},
+        f"answered at {times:g} x": {**goodput, **_times(runs, "ok_ms"), **_load(runs)},
         "refused": _times(runs, "refused_ms"),
         "outcomes": {"codes": " ".join(f"{code}:{count}" for code, count in sorted(codes.items()))},
     }

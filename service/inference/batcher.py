@@ -45,10 +45,10 @@ class BatcherOptions:
     `max_queue` counts waiting items, of which interactive ones see only their own class. `workers` batches run at the
     same time, where there is no crew to share; in a crew `first_stage` says that what is done here comes first, and a
     batch goes before work of an earlier stage where `full` items wait, or one has waited for 0.1 s. A batch that is not
-    whole leaves `max_delay_s` after its oldest item came; without such a delay a batch leaves as much for each thread
-    that has no other work. `max_run_s` is for work that a batch does one by one: a batch is no more than takes so
-    long, by what items have cost lately, a quarter of it in bulk. Without `predict` no deadline is a reason to refuse:
-    for work of which no piece is like the last.
+    whole leaves `max_delay_s` after its oldest item came; without such a delay it is no more than a thread's share of
+    all that waits. `max_run_s` is for work that a batch does one by one: a batch is no more than takes so long, by what
+    items have cost lately, a quarter of it in bulk. Without `predict` no deadline is a reason to refuse: for work of
+    which no piece is like the last.
     """
 
     max_batch: int = 8
@@ -195,13 +195,15 @@ class Batcher(Generic[Item, Result]):
         return _Batch(self, batch)
 
     def _most(self) -> int:
-        options, waiting, run_s = self._options, len(self._line), self._options.max_run_s
+        options, run_s, bulk = self._options, self._options.max_run_s, True
         if options.max_delay_s:
             return options.max_batch
+        most = options.max_batch
         if run_s < math.inf:  # nothing is gained by what fills up a batch: nobody waits for work of the other class
             interactive = self._line.ahead_of(bulk=False)
-            waiting, run_s = (interactive, run_s) if interactive else (waiting, run_s * _BULK)
-        most = min(options.max_batch, math.ceil(waiting / self._crew.free_for(self)))
+            bulk = not interactive
+            most, run_s = (min(most, interactive), run_s) if interactive else (most, run_s * _BULK)
+        most = min(most, self._crew.share(bulk))
         if self._seconds and most * self._seconds > run_s:
             most = int(run_s / self._seconds)
         return max(most, 1)

@@ -7,6 +7,7 @@ All interactive work goes before any bulk work.
 """
 
 import contextlib
+import math
 import os
 import sys
 import threading
@@ -104,10 +105,9 @@ class Crew:
         """Threads without work."""
         return self.threads - self._busy
 
-    def free_for(self, queue: Queue) -> int:
-        """Threads that find no work but this queue's, the one that asks included; the lock is held."""
-        elsewhere = sum(each.count(True) for each in self._queues if each is not queue)
-        return max(1, self.threads - elsewhere)
+    def share(self, bulk: bool) -> int:
+        """A thread's share of all that waits, in all queues; of interactive items, with `bulk` of all. Lock held."""
+        return math.ceil(sum(queue.count(bulk) for queue in self._queues) / self.threads)
 
     def expected_wait_s(self, bulk: bool) -> float:
         """How long one that came now would wait for its turn, by what work has cost lately; the lock is held."""

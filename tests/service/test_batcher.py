@@ -306,7 +306,7 @@ def test_workers_share_what_waits(start: Callable[..., Batcher[int, int]], squar
     assert sorted(len(batch) for batch in squares.batches[1:3]) == [3, 4]  # a third of 11, and of the 7 that are left
 
 
-def test_a_batch_is_a_whole_one_where_the_other_workers_have_other_work() -> None:
+def test_a_share_is_of_all_that_waits_so_that_a_batch_is_whole_where_others_have_other_work() -> None:
     crew = Crew("two", 2)
     both, squares = threading.Barrier(3), Squares()
     photos: Batcher[int, int] = Batcher("photos", Squares(), BatcherOptions(max_batch=1, first_stage=True), crew)
@@ -320,7 +320,7 @@ def test_a_batch_is_a_whole_one_where_the_other_workers_have_other_work() -> Non
     crops: Batcher[int, int] = Batcher("crops", squares, BatcherOptions(max_batch=8, full=8), crew)
     holding.submit([1, 2])
     both.wait(WAIT_S)
-    futures = crops.submit(range(8)) + photos.submit([1])
+    futures = crops.submit(range(8)) + photos.submit(range(8))
     both.wait(WAIT_S)
 
     for future in futures:
