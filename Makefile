@@ -24,7 +24,7 @@ train: $(VENV)/.train
 	$(BIN)/facesphere-train --help
 
 # A file of tests is one process's, so that its servers are started once. One process more than cores: now and then one only waits.
-PARALLEL := -n $(shell $(PYTHON) -c "import os; print(min(4, (os.cpu_count() or 1) + 1))") --dist loadfile
+PARALLEL := -n $(or $(shell $(PYTHON) -c "import os; print(min(4, len(os.sched_getaffinity(0)) + 1))" 2>/dev/null),3) --dist loadfile
 test: $(VENV)/.dev
 	$(BIN)/pytest $(PARALLEL) $(ARGS)
 

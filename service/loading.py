@@ -170,7 +170,7 @@ class _Embedders:
             BatcherOptions(
                 most,
                 settings.max_queue,
-                max_delay_s=settings.max_queue_delay_s,
+                max_delay_s=settings.max_queue_delay_s if at_once > 1 else 0.0,
                 max_run_s=math.inf if at_once > 1 else _IN_A_ROW_S,
                 # Photos that wait are looked at first, until their crops are a whole one.
                 full=most,

@@ -74,7 +74,11 @@ class Settings(BaseSettings):
     max_batch: int = Field(8, ge=1, le=256, description="Most faces embedded in one go.")
     max_queue: int = Field(256, ge=1, description="Faces, and photos, that may wait; the next one gets 429.")
     max_queue_delay_s: float = Field(
-        0, ge=0, le=10, allow_inf_nan=False, description="How long a batch that is not full waits for more faces."
+        0,
+        ge=0,
+        le=10,
+        allow_inf_nan=False,
+        description="How long a batch that is not full waits for more faces, where batches gain anything.",
     )
     cuda_graphs: bool = Field(
         False, description="Record what the embedder launches on a GPU, and launch it as a whole."

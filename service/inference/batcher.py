@@ -1,4 +1,4 @@
-"""Items of many requests to batches: one leaves as soon as a worker is free, with its share of all that is waiting.
+"""Items of many requests to batches: one leaves as soon as a worker is free, with all that is waiting, up to a limit.
 
 Unless `max_delay_s` says otherwise there is no timer: under light load an item leaves at once and alone, under heavy
 load batches fill by themselves. Interactive items go before bulk ones. The queue is bounded by its length and by time:
@@ -45,10 +45,10 @@ class BatcherOptions:
     `max_queue` counts waiting items, of which interactive ones see only their own class. `workers` batches run at the
     same time, where there is no crew to share; in a crew `first_stage` says that what is done here comes first, and a
     batch goes before work of an earlier stage where `full` items wait, or one has waited for 0.1 s. A batch that is not
-    whole leaves `max_delay_s` after its oldest item came; without such a delay it is no more than a thread's share of
-    all that waits. `max_run_s` is for work that a batch does one by one: a batch is no more than takes so long, by what
-    items have cost lately, a quarter of it in bulk. Without `predict` no deadline is a reason to refuse: for work of
-    which no piece is like the last.
+    whole leaves `max_delay_s` after its oldest item came. `max_run_s` says that a batch does its items one by one: it
+    is of one class, no more than a thread's share of all that waits, and no more than takes so long by what items have
+    cost lately; in bulk a quarter of that. Without `predict` no deadline is a reason to refuse: for work of which no
+    piece is like the last.
     """
 
     max_batch: int = 8
@@ -187,7 +187,7 @@ class Batcher(Generic[Item, Result]):
 
     def take(self, now: float) -> Job | None:
         """The next batch; None where nobody waits for any of it."""
-        batch = self._line.take(self._most(), now)
+        batch = self._line.take(self._most(), now, mixed=not self._one_by_one)
         self._running += len(batch)
         if not batch:
             self._leave_if_done()
@@ -195,25 +195,28 @@ class Batcher(Generic[Item, Result]):
         return _Batch(self, batch)
 
     def _most(self) -> int:
-        options, run_s, bulk = self._options, self._options.max_run_s, True
-        if options.max_delay_s:
+        options = self._options
+        if not self._one_by_one:
             return options.max_batch
-        most = options.max_batch
-        if run_s < math.inf:  # nothing is gained by what fills up a batch: nobody waits for work of the other class
-            interactive = self._line.ahead_of(bulk=False)
-            bulk = not interactive
-            most, run_s = (min(most, interactive), run_s) if interactive else (most, run_s * _BULK)
-        most = min(most, self._crew.share(bulk))
+        bulk = not self._line.ahead_of(bulk=False)
+        most = min(options.max_batch, self._crew.share(bulk))
+        run_s = options.max_run_s * (_BULK if bulk else 1)
         if self._seconds and most * self._seconds > run_s:
             most = int(run_s / self._seconds)
         return max(most, 1)
+
+    @property
+    def _one_by_one(self) -> bool:
+        return self._options.max_run_s < math.inf
 
     def cost_s(self) -> float:
         """Seconds of one thread for one item, until its request is answered; 0 before the first."""
         return (self._seconds or 0.0) + self._then_s()
 
     def company_s(self) -> float:
-        """Seconds for which an item waits for the others of its batch, of the size that batches have lately."""
+        """Seconds for which an item that came now would wait for the others of its batch, going by the last ones."""
+        if not self._running and not len(self._line):
+            return 0.0
         return (self._size - 1) * (self._seconds or 0.0)
 
     def settle(self, count: int, seconds: float) -> None:

@@ -59,7 +59,7 @@ class Queue(Protocol):
         """Seconds of one thread for one item, until its request is answered."""
 
     def company_s(self) -> float:
-        """Seconds for which an item waits for the others of its batch."""
+        """Seconds for which an item that came now would wait for the others of its batch."""
 
 
 class Crew:
@@ -113,7 +113,7 @@ class Crew:
         """How long one that came now would wait for its turn, by what work has cost lately; the lock is held."""
         queues = self._queues
         ahead = sum((queue.count(bulk) + queue.running / 2) * queue.cost_s() for queue in queues)  # half is done
-        return ahead / self.threads + sum(queue.company_s() for queue in queues)
+        return ahead / self.threads + max((queue.company_s() for queue in queues), default=0.0)
 
     def close(self) -> None:
         """Finish what is queued, then stop."""

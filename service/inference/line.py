@@ -69,14 +69,16 @@ class Line(Generic[Item, Result]):
             self._first_deadline = min(self._first_deadline, entry.urgency.deadline)
             entry.future.add_done_callback(self._note)
 
-    def take(self, most: int, now: float) -> list[Entry[Item, Result]]:
-        """The next ones, to be run; those whom nobody waits for are dropped on the way."""
+    def take(self, most: int, now: float, mixed: bool = True) -> list[Entry[Item, Result]]:
+        """The next ones, to be run, of one class or `mixed`; those whom nobody waits for are dropped on the way."""
         taken: list[Entry[Item, Result]] = []
         for line in (self._interactive, self._bulk):
             while line and len(taken) < most:
                 entry = line.popleft()
                 if entry.take(now):
                     taken.append(entry)
+            if taken and not mixed:
+                break
         return taken
 
     def drop_gone(self, now: float) -> None:

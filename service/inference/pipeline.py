@@ -1,7 +1,7 @@
 """Two stages of work on the threads that do it: a photo to crops, its crops to vectors.
 
 The event loop hands a photo in, and hears of it once, when it is done or has failed. Between the stages nobody waits
-for the loop: the thread that cut a face out queues it, and mostly is the one that embeds it.
+for the loop: the thread that cut a face out queues it, and where little is to be done is the one that embeds it.
 """
 
 import contextvars

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import logging
 from collections.abc import Iterator
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -12,6 +13,8 @@ from service.inference.urgency import due_in
 from service.rest.errors import error_response
 from service.rest.middleware import request_id
 from service.rest.protocol import when_hung_up
+
+log = logging.getLogger("facesphere.rest")
 
 UPLOAD_GRACE_S = 8.0
 UPLOAD_BYTES_PER_S = 1000
@@ -34,7 +37,9 @@ class Uploads:
 
     @contextlib.contextmanager
     def waited_for(self, limit: asyncio.Timeout) -> Iterator[None]:
-        """While it is open, `end` makes that time limit pass."""
+        """While it is open, `end` makes that time limit pass; after that it passes at once."""
+        if self.ended:
+            limit.reschedule(asyncio.get_running_loop().time())
         self._limits.add(limit)
         try:
             yield
@@ -78,7 +83,7 @@ class Deadline:
             try:
                 async with asyncio.timeout(self._seconds) as limit:
                     await self._app(scope, body.receive, send_noting)
-            except TimeoutError:
+            except Exception:  # mostly a TimeoutError, or whatever the application made of being cancelled
                 if not limit.expired():
                     raise
                 if not started:
@@ -97,12 +102,14 @@ class _HangingUp:
     def __enter__(self) -> None:
         when_hung_up(self._scope, self._cancel)
 
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> bool:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> bool:
         when_hung_up(self._scope, None)
         if self._task is None or not self._done:
             return False
         self._task.uncancel()
-        return kind is asyncio.CancelledError
+        if isinstance(error, Exception):
+            log.debug("request %s, whose caller hung up, ended in %r", request_id(self._scope), error)
+        return error is None or isinstance(error, Exception | asyncio.CancelledError)
 
     def _cancel(self) -> None:
         if self._task is not None:

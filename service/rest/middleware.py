@@ -1,4 +1,4 @@
-"""What every HTTP request passes: an id, a size limit, a deadline, a check of its origin, and an ear for hanging up."""
+"""What every HTTP request passes: an id, a size limit, a check of its origin, and a net for what nobody foresaw."""
 
 import logging
 import re

@@ -39,6 +39,13 @@ class HttpProtocol(HttpToolsProtocol):
         self._stop_timer()
         super().on_headers_complete()
 
+    def on_message_complete(self) -> None:
+        """The body is whole."""
+        super().on_message_complete()
+        # Of a large one uvicorn stops reading until it is asked for more, and who does not read hears of no hanging up.
+        if not self.pipeline:
+            self.flow.resume_reading()
+
     def connection_lost(self, exc: Exception | None) -> None:
         """The connection is gone."""
         self._stop_timer()

@@ -291,9 +291,9 @@ def test_several_workers_run_at_the_same_time(start: Callable[..., Batcher[int, 
     assert [future.result(WAIT_S) for future in futures] == [1, 2, 3]
 
 
-def test_workers_share_what_waits(start: Callable[..., Batcher[int, int]], squares: Squares) -> None:
+def test_workers_share_what_is_done_one_by_one(start: Callable[..., Batcher[int, int]], squares: Squares) -> None:
     squares.hold()
-    batcher = start(max_batch=8, workers=3)
+    batcher = start(max_batch=8, workers=3, max_run_s=3600)
     batcher.submit([0])
     assert squares.begun.acquire(timeout=WAIT_S)
 
@@ -306,7 +306,8 @@ def test_workers_share_what_waits(start: Callable[..., Batcher[int, int]], squar
     assert sorted(len(batch) for batch in squares.batches[1:3]) == [3, 4]  # a third of 11, and of the 7 that are left
 
 
-def test_a_share_is_of_all_that_waits_so_that_a_batch_is_whole_where_others_have_other_work() -> None:
+@pytest.mark.parametrize(("photos_in_bulk", "sizes"), [(False, [8]), (True, [4, 2])])
+def test_a_share_is_of_all_that_waits_as_urgently_in_any_queue(photos_in_bulk: bool, sizes: list[int]) -> None:
     crew = Crew("two", 2)
     both, squares = threading.Barrier(3), Squares()
     photos: Batcher[int, int] = Batcher("photos", Squares(), BatcherOptions(max_batch=1, first_stage=True), crew)
@@ -317,16 +318,20 @@ def test_a_share_is_of_all_that_waits_so_that_a_batch_is_whole_where_others_have
         return items
 
     holding: Batcher[int, int] = Batcher("hold", hold, BatcherOptions(max_batch=1), crew)
-    crops: Batcher[int, int] = Batcher("crops", squares, BatcherOptions(max_batch=8, full=8), crew)
+    crops: Batcher[int, int] = Batcher("crops", squares, BatcherOptions(max_batch=8, full=8, max_run_s=3600), crew)
     holding.submit([1, 2])
     both.wait(WAIT_S)
-    futures = crops.submit(range(8)) + photos.submit(range(8))
+    squares.hold()
+    futures = crops.submit(range(8)) + photos.submit(range(8), Urgency(bulk=photos_in_bulk))
     both.wait(WAIT_S)
+    for _ in sizes:
+        assert squares.begun.acquire(timeout=WAIT_S)
+    squares.let_go()
 
     for future in futures:
         future.result(WAIT_S)
     crew.close()
-    assert squares.batches == [list(range(8))]
+    assert [len(batch) for batch in squares.batches][: len(sizes)] == sizes
 
 
 def test_what_is_done_one_by_one_is_taken_for_so_long_at_most(

@@ -295,7 +295,9 @@ def test_a_caller_who_hangs_up_frees_its_place(models_dir: Path, tmp_path: Path)
 
         def all_gone() -> bool:
             text = running.client.get("/metrics").text
-            ended = re.findall(r'^facesphere_requests_total\{.*route="/detect".*\} (\S+)$', text, re.MULTILINE)
+            ended = re.findall(
+                r'^facesphere_requests_total\{code="499".*route="/detect".*\} (\S+)$', text, re.MULTILINE
+            )
             return sum(map(float, ended)) == 10 and "facesphere_photos_pending 0.0" in text
 
         wait_until(all_gone)  # not only idle, which a server is that has not yet heard of them

@@ -248,6 +248,21 @@ def test_what_is_done_one_by_one_is_not_done_for_both_classes_in_one_go(gate: Ga
     assert gate.batches == [["first"], ["crop 1", "crop 2", "crop 3"], ["in bulk 1", "in bulk 2"]]
 
 
+def test_places_that_interactive_items_gave_up_are_not_filled_with_bulk(gate: Gate) -> None:
+    crops: Batcher[str, str] = Batcher("crops", gate, BatcherOptions(max_batch=8, max_run_s=3600))
+    crops.submit(["first"])
+    assert gate.begun.acquire(timeout=WAIT_S)
+    crops.submit(["in bulk 1", "in bulk 2"], BULK)
+    gone = crops.submit(["crop 1", "crop 2", "crop 3"])
+    assert gone[0].cancel()
+    assert gone[2].cancel()
+
+    gate.open()
+    crops.close()
+
+    assert gate.batches == [["first"], ["crop 2"], ["in bulk 1", "in bulk 2"]]
+
+
 def test_in_bulk_one_by_one_is_taken_for_a_quarter_as_long(gate: Gate) -> None:
     crops: Batcher[str, str] = Batcher("crops", gate, BatcherOptions(max_batch=8, max_run_s=0.424))
     crops.submit(["first"])

@@ -1,13 +1,21 @@
 """A network is run before the first caller, and batches are taken only where they pay."""
 
+import asyncio
+import contextlib
 import os
 import sys
 import threading
+import time
+from pathlib import Path
 
 import pytest
+from photos import astronaut, encode
 
+from models.registry import Registry
 from service.inference.crew import Crew
 from service.inference.warming import warm_up
+from service.loading import build_inference
+from service.settings import Settings
 
 
 class Network:
@@ -30,6 +38,18 @@ def _most(network: Network, device: str = "cpu", limit: int = 8) -> int:
 def test_a_batch_that_costs_as_much_as_its_crops_alone_is_not_made() -> None:
     assert _most(Network({1: 0.015, 8: 0.140})) == 1
     assert _most(Network({1: 0.015, 8: 0.120})) == 1
+
+
+@pytest.mark.parametrize(("pays", "waits"), [(1, False), (8, True)])
+def test_crops_wait_for_others_only_where_batches_pay(
+    tmp_path: Path, registry: Registry, monkeypatch: pytest.MonkeyPatch, pays: int, waits: bool
+) -> None:
+    monkeypatch.setattr("service.loading.warm_up", lambda *_: pays)
+    settings = Settings(data_dir=tmp_path, threads=2, device="cpu", max_queue_delay_s=3)
+    with contextlib.closing(build_inference(settings, registry)) as inference:
+        began = time.monotonic()
+        assert len(asyncio.run(inference.faces.embed(encode(astronaut()))).faces) == 1
+        assert (time.monotonic() - began >= 3) == waits
 
 
 def test_a_batch_that_is_cheaper_than_its_crops_alone_is_made() -> None:
