@@ -27,7 +27,7 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 MAX_RETRY_AFTER_S = 60
-# How much one batch says about the next; of an outlier no more than so many times what was usual.
+# How much one item says about the next; of an outlier no more than so many times what was usual.
 _NEWEST = 0.1
 _OUTLIER = 4.0
 # Work that is let in and then too late has cost the most; the loop, and other programs, take time.
@@ -222,11 +222,12 @@ class Batcher(Generic[Item, Result]):
     def settle(self, count: int, seconds: float) -> None:
         """A batch is done."""
         self._running -= count
-        self._size += _NEWEST * (max(count, 1) - self._size)
         self._leave_if_done()
+        newest = 1 - (1 - _NEWEST) ** max(count, 1)  # else what is done in rows would be learnt a row at a time
+        self._size += newest * (max(count, 1) - self._size)
         each = seconds / max(count, 1)
         usual = self._seconds
-        self._seconds = each if usual is None else usual + _NEWEST * (min(each, _OUTLIER * usual) - usual)
+        self._seconds = each if usual is None else usual + newest * (min(each, _OUTLIER * usual) - usual)
 
     # The work, without the lock.
 

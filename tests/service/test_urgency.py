@@ -248,6 +248,19 @@ def test_what_is_done_one_by_one_is_not_done_for_both_classes_in_one_go(gate: Ga
     assert gate.batches == [["first"], ["crop 1", "crop 2", "crop 3"], ["in bulk 1", "in bulk 2"]]
 
 
+def test_what_a_row_costs_is_learnt_as_fast_as_that_of_its_items_one_by_one(gate: Gate) -> None:
+    rows, items = (Batcher[str, str](name, gate, BatcherOptions(max_batch=8)) for name in ("rows", "items"))
+    for batcher in (rows, items):
+        batcher.settle(1, 0.01)
+    rows.settle(8, 8 * 0.02)
+    for _ in range(8):
+        items.settle(1, 0.02)
+
+    assert rows.cost_s() == pytest.approx(items.cost_s())
+    for batcher in (rows, items):
+        batcher.close()
+
+
 def test_places_that_interactive_items_gave_up_are_not_filled_with_bulk(gate: Gate) -> None:
     crops: Batcher[str, str] = Batcher("crops", gate, BatcherOptions(max_batch=8, max_run_s=3600))
     crops.submit(["first"])
