@@ -34,8 +34,8 @@ _OUTLIER = 4.0
 _MARGIN = 1.25
 # Photos that never end, none with a face in it, would else be a reason to let a crop wait for ever.
 _PATIENCE_S = 0.1
-# Of `max_run_s`, for work that an interactive request finds under way and has to wait for.
-_BULK = 0.25
+# Of `max_run_s`: for work that an interactive request finds under way and has to wait for, and for waiting.
+_PART = 0.25
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,8 +47,8 @@ class BatcherOptions:
     batch goes before work of an earlier stage where `full` items wait, or one has waited for 0.1 s. A batch that is not
     whole leaves `max_delay_s` after its oldest item came. `max_run_s` says that a batch does its items one by one: it
     is of one class, no more than a thread's share of all that waits, and no more than takes so long by what items have
-    cost lately; in bulk a quarter of that. Without `predict` no deadline is a reason to refuse: for work of which no
-    piece is like the last.
+    cost lately. In bulk it takes a quarter of that, and so long one waits for others at most, instead of 0.1 s.
+    Without `predict` no deadline is a reason to refuse: for work of which no piece is like the last.
     """
 
     max_batch: int = 8
@@ -173,7 +173,8 @@ class Batcher(Generic[Item, Result]):
         count, options = self.count(bulk), self._options
         if count >= (options.max_batch if options.max_delay_s else options.full):
             return True
-        return count > 0 and self._crew.clock() - self.since(bulk) >= max(options.max_delay_s, _PATIENCE_S)
+        patience_s = max(options.max_delay_s, min(_PATIENCE_S, options.max_run_s * _PART))
+        return count > 0 and self._crew.clock() - self.since(bulk) >= patience_s
 
     def since(self, bulk: bool) -> float:
         """Since when the one waits who has waited longest; of interactive requests, with `bulk` of all."""
@@ -200,7 +201,7 @@ class Batcher(Generic[Item, Result]):
             return options.max_batch
         bulk = not self._line.ahead_of(bulk=False)
         most = min(options.max_batch, self._crew.share(bulk))
-        run_s = options.max_run_s * (_BULK if bulk else 1)
+        run_s = options.max_run_s * (_PART if bulk else 1)
         if self._seconds and most * self._seconds > run_s:
             most = int(run_s / self._seconds)
         return max(most, 1)
