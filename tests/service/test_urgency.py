@@ -261,6 +261,43 @@ def test_what_a_row_costs_is_learnt_as_fast_as_that_of_its_items_one_by_one(gate
         batcher.close()
 
 
+def test_who_comes_is_told_of_the_row_that_they_would_wait_for_and_of_none_where_nothing_is_to_be_done(
+    gate: Gate,
+) -> None:
+    crew = Crew("test", 1)
+    crops: Batcher[str, str] = Batcher("crops", gate, BatcherOptions(max_batch=8, max_run_s=3600), crew)
+    crops.settle(0, 0.1)
+    crops._size = 5.0  # rows have had so many lately
+    with crew.changed:
+        assert crew.expected_wait_s(bulk=False) == 0
+    crops.submit(["first"])
+    assert gate.begun.acquire(timeout=WAIT_S)
+
+    with crew.changed:
+        expected = crew.expected_wait_s(bulk=False)
+    assert expected == pytest.approx(0.1 / 2 + 4 * 0.1)  # half of what runs, then the others of a row
+    gate.open()
+    crew.close()
+
+
+@pytest.mark.parametrize(("waited_s", "first"), [(0.04, "photo"), (0.06, "crop")])
+def test_a_crop_waits_for_a_row_a_quarter_as_long_as_a_row_takes(gate: Gate, waited_s: float, first: str) -> None:
+    clock = Clock()
+    crew = Crew("test", 1, clock)
+    crops: Batcher[str, str] = Batcher("crops", gate, BatcherOptions(max_batch=8, full=8, max_run_s=0.2), crew)
+    photos: Batcher[str, str] = Batcher("photos", gate, BatcherOptions(max_batch=1, first_stage=True), crew)
+    photos.submit(["held"])
+    assert gate.begun.acquire(timeout=WAIT_S)
+    crops.submit(["crop"])
+    photos.submit(["photo"])
+    clock.now += waited_s
+
+    gate.open()
+    crew.close()
+
+    assert gate.batches[1] == [first]
+
+
 def test_places_that_interactive_items_gave_up_are_not_filled_with_bulk(gate: Gate) -> None:
     crops: Batcher[str, str] = Batcher("crops", gate, BatcherOptions(max_batch=8, max_run_s=3600))
     crops.submit(["first"])
